@@ -1,0 +1,1 @@
+"""Data: which images, which human scores, which split."""

@@ -1,0 +1,1 @@
+"""Experts: each looks at an image and returns evidence about its quality."""

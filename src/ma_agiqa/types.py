@@ -1,0 +1,67 @@
+"""The records that pass between the parts; no behaviour beyond reading them.
+
+Shapes: H, W image height and width in pixels; h, w rows and columns of a quality map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = NDArray[np.uint8]
+"""A decoded image: shape (H, W, 3), uint8, sRGB values as stored, upright, opaque."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale that scores are given on.
+
+    `low` and `high` are the nominal ends of the human rating scale, in its own units.
+    """
+
+    low: float
+    high: float
+    name: str = "MOS"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model says about one image.
+
+    Attributes:
+        path: the file, or a label such as `image[3]` for an image given as data.
+        score: predicted mean opinion score on the model's scale, or None after an error.
+        percentile: share (0 to 100) of the training set's human scores below `score`.
+        low, high: nominal ends of the scale; higher is better.
+        model: name of the model, with `@revision` when it came from a pinned one.
+        error: why there is no score; None when there is one.
+        quality_map: local scores, shape (h, w), float32, same scale; None unless asked for.
+        weight_map: how much each place counted, shape (h, w), float32, sums to one;
+            `(quality_map * weight_map).sum()` is `score`. None unless asked for.
+    """
+
+    path: str
+    score: float | None
+    percentile: float | None
+    low: float
+    high: float
+    model: str
+    error: str | None = None
+    quality_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    weight_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def __float__(self) -> float:
+        if self.score is None:
+            raise ValueError(f"{self.path} has no score: {self.error}")
+        return self.score
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the flat row that tables and JSON lines carry, in their fixed key order."""
+        return {key: getattr(self, key) for key in ROW_KEYS}
+
+
+ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error")
