@@ -6,12 +6,13 @@ Shapes: H, W image height and width in pixels; h, w rows and columns of a qualit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-RGB = NDArray[np.uint8]
+RGB: TypeAlias = "NDArray[np.uint8]"
 """A decoded image: shape (H, W, 3), uint8, sRGB values as stored, upright, opaque."""
 
 

@@ -1,0 +1,41 @@
+"""Where the tests find real data, and how they skip when it is not there.
+
+The reference outputs and AGIQA-3K are not part of this repository. They are looked for in
+`$MA_AGIQA_SHARED`, then in `../shared` beside the checkout; tests that need them skip with
+that reason in a plain clone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MA_AGIQA_SHARED", REPOSITORY.parent / "shared"))
+
+
+def _shared(part: str) -> Path:
+    folder = SHARED / part
+    if not folder.is_dir():
+        pytest.skip(f"{part} not found in {SHARED}; set MA_AGIQA_SHARED to the folder holding it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Folder of outputs recorded from the official code."""
+    return _shared("fixtures")
+
+
+@pytest.fixture(scope="session")
+def agiqa_3k() -> Path:
+    """Root of AGIQA-3K: `data.csv`, `images/`, `splits/`."""
+    return _shared("datasets/agiqa-3k")
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    """Folder of annotation files of the other data sets."""
+    return _shared("datasets")
