@@ -40,11 +40,13 @@ class LocalQuality(NamedTuple):
         score: shape (B,), on the model's scale.
         quality_map: local scores, shape (B, h, w), same scale.
         weight_map: non-negative, shape (B, h, w), sums to one per image.
+        features: the last stage, shape (B, C, h, w).
     """
 
     score: Tensor
     quality_map: Tensor
     weight_map: Tensor
+    features: Tensor
 
 
 class CompactExpert(nn.Module):
@@ -72,7 +74,7 @@ class CompactExpert(nn.Module):
             raise ValueError(f"expected 4 widths and 3 depths, all positive: {widths=} {depths=}")
         if not low < high:
             raise ValueError(f"the scale must rise, got {low=} {high=}")
-        self.low, self.high = low, high
+        self.low, self.high, self.width = low, high, widths[-1]
         self.stem = ConvNorm(6, widths[0], kernel=5, stride=2)
         blocks: list[nn.Module] = []
         for before, width, depth in zip(widths, widths[1:], depths, strict=False):
@@ -88,18 +90,16 @@ class CompactExpert(nn.Module):
         Raises:
             ImageError: not a batch of colour images, or a side shorter than `STRIDE`.
         """
-        logits, weight_map = self.head(self.features(images))
-        quality_map = self.low + (self.high - self.low) * torch.sigmoid(logits)
-        return LocalQuality((quality_map * weight_map).sum((1, 2)), quality_map, weight_map)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the last stage's features, shape (B, C, h, w)."""
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < STRIDE:
             raise ImageError(
                 f"expected a batch of shape (B, 3, H, W) with sides of at least {STRIDE} pixels, "
                 f"found {tuple(images.shape)}"
             )
-        return self.drop(self.body(F.relu(self.stem(two_views(images)))))
+        features = self.drop(self.body(F.relu(self.stem(two_views(images)))))
+        logits, weight_map = self.head(features)
+        quality_map = self.low + (self.high - self.low) * torch.sigmoid(logits)
+        score = (quality_map * weight_map).sum((1, 2))
+        return LocalQuality(score, quality_map, weight_map, features)
 
 
 class ConvNorm(nn.Sequential):
