@@ -128,7 +128,9 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def _step(self, positions: Sequence[int], images: list[Tensor], rng: np.random.Generator) -> Tensor:
+    def _step(
+        self, positions: Sequence[int], images: list[Tensor], rng: np.random.Generator
+    ) -> Tensor:
         recipe, count = self.recipe, len(positions)
         crops = random_crops(images, side=recipe.crop, turn=recipe.turn, rng=rng).to(self.device)
         targets = self._targets(self.train.scores, positions)
