@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ma_agiqa.cli import datasets, exits, models
-from ma_agiqa.cli import score as score_command
+from ma_agiqa.cli import datasets, evaluate, exits, models, score, train
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.version import __version__
 
@@ -54,7 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("score")(score_command.score)
+app.command("score")(score.score)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("models")(models.models)
 app.add_typer(datasets.app, name="datasets")
 

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(count: Callable[[], int | None], *, quiet: bool) -> Iterator[Callable[[], None]]:
+def progress(
+    count: Callable[[], int | None], *, title: str, quiet: bool
+) -> Iterator[Callable[[], None]]:
     """Yield a function to call after every image; show a bar, the rate and the time left.
 
     Args:
         count: how many images there will be, or None if that cannot be known; it may take
             long, so it runs beside the work.
+        title: what is being done.
         quiet: show nothing, as when stderr is not a terminal.
     """
     if quiet or not sys.stderr.isatty():
@@ -30,7 +33,7 @@ def progress(count: Callable[[], int | None], *, quiet: bool) -> Iterator[Callab
     )
 
     bar = Progress(
-        TextColumn("scoring"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -41,7 +44,7 @@ def progress(count: Callable[[], int | None], *, quiet: bool) -> Iterator[Callab
         redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
-        task = bar.add_task("scoring", total=None, rate="")
+        task = bar.add_task(title, total=None, rate="")
 
         def find_total() -> None:
             bar.update(task, total=count())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,7 +100,8 @@ def score(
         fingerprint = checkpoints.fingerprint(presets.find(model, revision=revision))
     printer = output.make_printer(style, to_file=to is not None)
     results = Results(printer, to=to, model=fingerprint, top=top, fail_under=fail_under)
-    with results, progress(lambda: _count(words, column, root), quiet=quiet) as advance:
+    total = partial(_count, words, column, root)
+    with results, progress(total, title="scoring", quiet=quiet) as advance:
         for item, row, reused in _rows(items, scorer, results.journal):
             results.add(row, sha256=item.sha256, reused=reused)
             advance()
