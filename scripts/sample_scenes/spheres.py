@@ -27,7 +27,8 @@ def render(size: int) -> Field:
     x, y = np.meshgrid(at, -at)
     ray = np.stack([x * 0.56, y * 0.56 - 0.12, np.ones_like(x)], axis=-1).reshape(-1, 3)
     ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-    return trace(np.broadcast_to(EYE, ray.shape), ray, BOUNCES).reshape(size, size, 3)
+    light = trace(np.broadcast_to(EYE, ray.shape), ray, BOUNCES).reshape(size, size, 3)
+    return 0.72 * light**1.15
 
 
 def trace(start: Field, ray: Field, bounces: int) -> Field:
@@ -149,7 +150,9 @@ def sky(ray: Field) -> Field:
     up = np.clip(ray[:, 1], 0, 1)
     light = mix((0.95, 0.80, 0.66), (0.10, 0.24, 0.55), smoothstep(-0.05, 0.55, up))
     x, z = ray[:, 0] / (up + 0.12), ray[:, 2] / (up + 0.12)
-    cloud = smoothstep(0.0, 0.45, fractal_noise(x * 0.8, z * 0.8 + 3, 21, 6)) * smoothstep(0, 0.2, up)
+    cloud = smoothstep(0.0, 0.45, fractal_noise(x * 0.8, z * 0.8 + 3, 21, 6)) * smoothstep(
+        0, 0.2, up
+    )
     light = mix(light, (1.15, 1.08, 1.02), cloud * 0.85)
     near_sun = np.clip(ray @ SUN, 0, 1)
     return light + (near_sun**1500 * 30 + near_sun**24 * 0.4)[:, None] * (1.0, 0.85, 0.6)

@@ -8,7 +8,15 @@ from sample_scenes.fields import Field, fractal_noise, screen, smoothstep
 
 THREADS = 150  # across the picture
 # threads of each colour, mirrored at both ends as tartans are
-SETT = ((18, "green"), (3, "navy"), (3, "green"), (16, "navy"), (2, "red"), (6, "navy"), (2, "gold"))
+SETT = (
+    (18, "green"),
+    (3, "navy"),
+    (3, "green"),
+    (16, "navy"),
+    (2, "red"),
+    (6, "navy"),
+    (2, "gold"),
+)
 COLOURS = {
     "green": (0.03, 0.13, 0.06),
     "navy": (0.02, 0.035, 0.12),
@@ -21,8 +29,16 @@ def render(size: int) -> Field:
     x, y = screen(size)
     height, slope_x, slope_y = folds(x, y)
     # The cloth lies in folds: threads crowd where it falls away from the eye.
-    u = (x * 0.96 + y * 0.28 + 0.35 * height + 0.004 * fractal_noise(x * 6, y * 6, 2, 3)) * THREADS / 2
-    v = (y * 0.96 - x * 0.28 + 0.50 * height + 0.004 * fractal_noise(x * 6, y * 6, 6, 3)) * THREADS / 2
+    u = (
+        (x * 0.96 + y * 0.28 + 0.35 * height + 0.004 * fractal_noise(x * 6, y * 6, 2, 3))
+        * THREADS
+        / 2
+    )
+    v = (
+        (y * 0.96 - x * 0.28 + 0.50 * height + 0.004 * fractal_noise(x * 6, y * 6, 6, 3))
+        * THREADS
+        / 2
+    )
     warp, weft = np.floor(u).astype(int), np.floor(v).astype(int)
     over = (warp + weft) % 4 < 2  # twill: two over, two under, one step per row
     across = np.where(over, u - warp, v - weft) - 0.5  # place across the visible thread
@@ -58,7 +74,7 @@ def folds(x: Field, y: Field) -> tuple[Field, Field, Field]:
     def height(x: Field, y: Field) -> Field:
         bend = fractal_noise(x * 0.7, y * 0.7, 41, 2)
         wave = np.sin(3.1 * (x * 0.8 - y * 0.6) + 3.4 * bend)
-        return 0.30 * wave * np.abs(wave) ** 0.3 + 0.22 * fractal_noise(x * 1.1, y * 1.1 + 5, 23, 3)
+        return 0.24 * wave + 0.20 * fractal_noise(x * 1.1, y * 1.1 + 5, 23, 3)
 
     step = 1e-3
     here = height(x, y)
