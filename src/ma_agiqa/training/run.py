@@ -24,11 +24,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ma_agiqa import checkpoints
+from ma_agiqa import checkpoints, devices
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.data import registry, splits
+from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.data.samples import Samples, require_images
-from ma_agiqa.data.splits import Split
+from ma_agiqa.data.splits import Rows, Split
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.provenance import environment
@@ -36,6 +37,7 @@ from ma_agiqa.training.card import training_card
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.loop import Part, Trainer
 from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.types import Scale
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TrainRequest:
     """What to train, on what.
 
     Attributes:
-        data: name in the data registry.
+        data: name in the data registry, or a CSV or Parquet table.
         root: folder the data set lies in.
         out: folder of the run.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
@@ -61,6 +63,7 @@ class TrainRequest:
     device: str = "auto"
     precision: str = "auto"
     resume: bool = False
+    columns: TableColumns = TableColumns()
 
 
 class Observer(Protocol):
@@ -81,11 +84,10 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         OutputError: the run folder cannot be written.
     """
     run = Run(request)
-    samples = registry.load(request.data, request.root)
+    samples = registry.load(request.data, request.root, request.columns)
     split = splits.resolve(request.split, samples, request.root)
-    target = request.target or registry.get(request.data).default_target
-    config = _model_config(request, samples, split, target)
-    trainer = _trainer(request, config, samples, split, target)
+    config = _model_config(request, samples, split)
+    trainer = _trainer(request, config, samples, split)
     history, best = run.restore(trainer)
     for note in run.notes:
         observer.note(note)
@@ -106,19 +108,19 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     return run.model
 
 
-def _model_config(
-    request: TrainRequest, samples: Samples, split: Split, target: str
-) -> ModelConfig:
-    spec, where = registry.get(request.data), environment()
-    scores = samples.targets[target][split.train]
+def _model_config(request: TrainRequest, samples: Samples, split: Split) -> ModelConfig:
+    where = environment()
+    target = request.target or next(iter(samples.targets))
+    scores = samples.target(target)[split.train]
+    scale = samples.scale or Scale(float(scores.min()), float(scores.max()), name=target)
     return ModelConfig(
         name="compact",
         architecture="compact",
-        network={"low": spec.scale.low, "high": spec.scale.high, "drop": request.recipe.drop},
+        network={"low": scale.low, "high": scale.high, "drop": request.recipe.drop},
         preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),
-        scale=spec.scale,
+        scale=scale,
         trained_on=TrainedOn(
-            dataset=request.data,
+            dataset=samples.dataset,
             target=target,
             split=request.split,
             images=len(split.train),
@@ -129,46 +131,32 @@ def _model_config(
     )
 
 
-def _trainer(
-    request: TrainRequest, config: ModelConfig, samples: Samples, split: Split, target: str
-) -> Trainer:
-    device = choose_device(request.device)
+def _trainer(request: TrainRequest, config: ModelConfig, samples: Samples, split: Split) -> Trainer:
+    assert config.trained_on is not None
+    target = config.trained_on.target
+    others = [name for name in samples.targets if name != target]
+    device = devices.resolve(request.device)
     torch.manual_seed(request.seed)
     model = checkpoints.build(config)
-    others = [name for name in samples.targets if name != target]
 
-    def part(indices: np.ndarray) -> Part:
-        chosen = samples.subset(indices)
+    def part(rows: Rows) -> Part:
+        chosen = samples.subset(rows)
         require_images(chosen)
         return Part(
             images=TrainingImages(chosen.path, preprocess=config.preprocess, device=device),
-            scores=chosen.targets[target],
-            second=chosen.targets[others[0]] if others else None,
+            scores=chosen.target(target),
+            second=chosen.target(others[0]) if others else None,
         )
 
     return Trainer(
         model,
         recipe=request.recipe,
-        train=part(split.train),
-        val=part(split.val),
+        train=part(split.part("train")),
+        val=part(split.part("val")),
         seed=request.seed,
         device=device,
         precision=choose_precision(request.precision, device),
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device a name stands for; `auto` takes CUDA, then Apple's GPU, then the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here: {error}") from error
-    return device
 
 
 def choose_precision(name: str, device: torch.device) -> str:
