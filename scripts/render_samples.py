@@ -2,9 +2,9 @@
 
     python scripts/render_samples.py --out examples/pictures [--scene NAME]
 
-Scenes are drawn at twice the size and averaged in linear light. Clean pictures are JPEG of
-quality 93 without chroma subsampling, to keep the repository small; degraded ones are made
-from the 8-bit picture before that, by one distortion each, and named after it.
+Scenes are drawn at twice the size and averaged in linear light. All are saved as
+JPEG without chroma subsampling, to keep the repository small; degraded ones are made from the
+8-bit picture before that, by one distortion each, and named after it.
 """
 
 from __future__ import annotations
