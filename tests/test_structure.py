@@ -15,7 +15,7 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 
 LAYERS = [
     {"errors", "types", "version"},
-    {"config", "presets", "images", "files", "provenance"},
+    {"config", "presets", "images", "image_formats", "files", "provenance", "devices", "lookahead"},
     {"transforms", "experts", "lmm", "fusion"},
     {"model", "checkpoints", "convert"},
     {"data", "features"},
