@@ -150,14 +150,14 @@ def evaluate_predictions(
     _check(scores, chosen)
     target = next(iter(samples.targets)) if target is None else target
     mos = chosen.target(target)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", metrics.MetricWarning)
-        figures = bootstrap_all(mos, scores, resamples=resamples, seed=seed)
-    told = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
     keys = [key for key in chosen.groups if key != PROMPT] if group_by is None else group_by
     unknown = [key for key in keys if key not in chosen.groups]
     if unknown:
         raise UsageError(f"{samples.dataset} has no groups {unknown}, only {list(chosen.groups)}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", metrics.MetricWarning)
+        figures = bootstrap_all(mos, scores, resamples=resamples, seed=seed)
+    told = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
     return EvaluationReport(
         model=model,
         dataset=samples.dataset,
