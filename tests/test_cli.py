@@ -302,11 +302,22 @@ def test_the_table_shows_every_image_and_its_error(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")  # so that no cell is folded
     shown = score(pictures / "a.png", "gone.png", "--format", "table", model=model).stdout
-    good, bad = [line for line in shown.splitlines() if ".png" in line]
-    assert str(pictures / "a.png") in good
+    lines = shown.splitlines()
+    (good,) = [line for line in lines if str(pictures / "a.png") in line]
+    (bad,) = [number for number, line in enumerate(lines) if "gone.png" in line]
     assert "%" in good
-    assert "gone.png" in bad
-    assert "no such file" in bad
+    assert "no score" in lines[bad]
+    assert "no such file" in lines[bad + 1]
+
+
+def test_json_lines_stay_json_where_stdout_is_not_unicode(pictures: Path, model: Path) -> None:
+    accented = (pictures / "a.png").rename(pictures / "été.png")
+    done = subprocess.run(
+        [*MAIN, "score", accented, "--model", model, "--device", "cpu"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert rows_of(done.stdout.decode("ascii"))[0]["path"] == str(accented)
 
 
 def test_csv_on_stdout_has_the_same_columns(pictures: Path, model: Path) -> None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 
 def models() -> None:
     """List the models that have a name; --model also takes a directory or a Hub id."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from ma_agiqa import presets
 
-    table = Table("name", "what it is", "needs", "here", "licence", "source", box=box.SIMPLE_HEAD)
     for name, preset in presets.MODELS.items():
-        here = _where(preset.directory)
-        table.add_row(name, preset.summary, preset.needs, here, preset.licence, preset.source)
-    Console().print(table)
+        typer.echo(
+            f"{name}\n"
+            f"    what     {preset.summary}\n"
+            f"    needs    {preset.needs}\n"
+            f"    here     {_where(preset.directory)}\n"
+            f"    licence  {preset.licence}\n"
+            f"    source   {preset.source}"
+        )
 
 
 def _where(directory: Path | None) -> str:
     """Say whether a preset's weights lie in this installation."""
     if directory is None:
-        return "to be fetched"
-    return "yes" if (directory / "config.json").is_file() else "missing from this installation"
+        return "no, to be fetched"
+    whole = all((directory / file).is_file() for file in ("config.json", "model.safetensors"))
+    return str(directory) if whole else "missing from this installation"

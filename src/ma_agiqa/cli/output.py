@@ -23,6 +23,8 @@ PAGE = 500
 
 BAR_WIDTH = 10
 
+CAPTION = "model {model}; 'better than' is the share of its training images that people rated lower"
+
 
 class Format(str, Enum):
     """How rows look on stdout."""
@@ -69,7 +71,7 @@ class JsonPrinter:
     """Print each row as a JSON object on a line of its own."""
 
     def row(self, row: Row) -> None:
-        _put(json_line(row))
+        _put(json_line(row, escape=not _takes_any_text()))
 
     def close(self) -> None:
         pass
@@ -111,17 +113,18 @@ class TablePrinter:
         from rich.table import Table
         from rich.text import Text
 
-        low, high = self._rows[0]["low"], self._rows[0]["high"]
-        table = Table(box=box.SIMPLE_HEAD, caption=f"model {self._rows[0]['model']}")
+        first = self._rows[0]
+        table = Table(box=box.SIMPLE_HEAD, caption=CAPTION.format(**first), caption_justify="left")
         table.add_column("image", overflow="fold")
-        table.add_column(f"score ({low:g} to {high:g})", justify="right", no_wrap=True)
+        table.add_column(f"score ({first['low']:g} to {first['high']:g})", justify="right")
         table.add_column("better than", no_wrap=True)
-        if any(row["error"] is not None for row in self._rows):
-            table.add_column("error", style="red", overflow="fold")
         for row in self._rows:
-            score = "" if row["score"] is None else f"{row['score']:.2f}"
-            error = [Text(row["error"])] if row["error"] else []
-            table.add_row(Text(printable(row["path"])), score, _bar(row["percentile"]), *error)
+            image = Text(printable(row["path"]))
+            if row["error"] is not None:
+                image.append(f"\n{row['error']}", style="red")
+                table.add_row(image, "no score", "")
+            else:
+                table.add_row(image, f"{row['score']:.2f}", _bar(row["percentile"]))
         self._rows = []
         console = Console()
         with console.capture() as capture:
@@ -173,15 +176,18 @@ class _Stdout:
         _put(text)
 
 
+def _takes_any_text() -> bool:
+    """Say whether stdout is Unicode; a pipe on Windows is not."""
+    return sys.stdout.encoding.lower().startswith("utf")
+
+
 def _put(text: str) -> None:
     """Write to stdout at once, so that a reader behind a pipe sees rows as they come."""
+    encoding = "utf-8" if _takes_any_text() else sys.stdout.encoding
     try:
-        sys.stdout.write(printable(text))
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except UnicodeEncodeError:  # a terminal that is not UTF-8
-        encoding = sys.stdout.encoding
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", path="stdout") from error

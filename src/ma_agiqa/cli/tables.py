@@ -1,5 +1,8 @@
 """Tables of results out, tables of paths in: CSV, JSON lines and Parquet, row by row.
 
+Reading differs from `data.samples.read_table`, which holds a whole table: a list of images to
+score may have more rows than fit in memory, and only one column matters.
+
 A path whose bytes are not UTF-8 is written with `\\xNN` in CSV and Parquet, which must be
 UTF-8, and with JSON's escapes in JSON lines.
 """
@@ -60,9 +63,9 @@ def _parquet_column(path: Path, column: str) -> Iterator[str | None]:
 
 def _check_column(path: Path, column: str, names: list[str]) -> None:
     if column not in names:
-        raise DataError(
-            f"has no column {column!r}", path=path, remedy=f"it has {', '.join(names) or 'none'}"
-        )
+        from ma_agiqa.data.samples import hint  # brings pyarrow, which `--help` must not
+
+        raise DataError(f"no column {column!r}{hint(column, names, 'there are')}", path=path)
 
 
 def check_output(path: Path) -> None:
@@ -124,9 +127,9 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
             writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
 
 
-def json_line(row: Any) -> str:
-    """Return one line of JSON; readable UTF-8 unless a path is not UTF-8 itself."""
-    line = json.dumps(row, ensure_ascii=False)
+def json_line(row: Any, *, escape: bool = False) -> str:
+    """Return one line of JSON, in readable UTF-8 unless `escape` or a path is not UTF-8 itself."""
+    line = json.dumps(row, ensure_ascii=escape)
     try:
         line.encode()
     except UnicodeEncodeError:
