@@ -61,7 +61,7 @@ def test_a_csv_is_read_whatever_its_line_ends_and_mark(
         root=tmp_path,
         image_column="image",
         score_column="score",
-        group_columns=["prompt"],
+        group_columns={"prompt": "prompt"},
     )
     assert samples.name == ("a, b.png", "007")
     assert samples.path == (tmp_path / "a, b.png", tmp_path / "007")

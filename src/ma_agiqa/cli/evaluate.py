@@ -20,7 +20,10 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Human score; default: the one the model was trained on.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the whole report here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write name, human score and prediction of each image.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw prediction against MOS here (PNG, SVG or PDF).")
     ] = None,
@@ -46,6 +49,8 @@ def evaluate(
     )
     if json is not None:
         report.to_json(json)
+    if predictions is not None:
+        report.write_predictions(predictions)
     if plot is not None:
         report.scatter(plot)
     report.render(Console())
