@@ -223,6 +223,12 @@ def test_a_sound_data_set_verifies(small: tuple[registry.DatasetSpec, Path]) -> 
     assert len(seen) == 3
 
 
+def test_agiqa_3k_verifies(agiqa_3k: Path) -> None:
+    report = verify(registry.get("agiqa-3k"), agiqa_3k)
+    assert report.problems == ()
+    assert report.sound == report.records == report.expected == 2982
+
+
 def test_other_line_ends_are_the_same_file(small: tuple[registry.DatasetSpec, Path]) -> None:
     spec, root = small
     annotations = root / "data.csv"
