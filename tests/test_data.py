@@ -61,7 +61,7 @@ def test_a_csv_is_read_whatever_its_line_ends_and_mark(
         root=tmp_path,
         image_column="image",
         score_column="score",
-        group_columns=["prompt"],
+        group_columns={"prompt": "prompt"},
     )
     assert samples.name == ("a, b.png", "007")
     assert samples.path == (tmp_path / "a, b.png", tmp_path / "007")
@@ -221,6 +221,12 @@ def test_a_sound_data_set_verifies(small: tuple[registry.DatasetSpec, Path]) -> 
     assert report.ok
     assert (report.records, report.sound, report.missing, report.damaged) == (3, 3, 0, 0)
     assert len(seen) == 3
+
+
+def test_agiqa_3k_verifies(agiqa_3k: Path) -> None:
+    report = verify(registry.get("agiqa-3k"), agiqa_3k)
+    assert report.problems == ()
+    assert report.sound == report.records == report.expected == 2982
 
 
 def test_other_line_ends_are_the_same_file(small: tuple[registry.DatasetSpec, Path]) -> None:

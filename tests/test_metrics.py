@@ -72,6 +72,9 @@ def test_equal_human_scores_have_no_correlation_and_say_so() -> None:
     for name in CORRELATIONS:
         with pytest.warns(MetricWarning, match="human scores are equal"):
             assert np.isnan(METRICS[name](np.full(20, 2.5), np.arange(20))), name
+    with pytest.warns(MetricWarning, match="human scores are equal"):
+        # The search starts on the flat curve; what is left is rounding of 2.5.
+        assert metrics.rmse_fitted(np.full(20, 2.5), np.arange(20)) < 1e-12
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -122,6 +125,17 @@ def test_a_fit_to_unrelated_data_is_told(fixtures: Path) -> None:
     mos, pred, _ = recorded(fixtures, "x_uncorrelated")
     with pytest.warns(MetricWarning, match="no significant relation"):
         metrics.plcc_fitted(mos, pred)
+
+
+def test_falling_and_stalled_fits_are_told_without_recorded_data() -> None:
+    mos, pred = related()
+    with pytest.warns(MetricWarning, match="lost its sign"):
+        assert metrics.plcc_fitted(mos, -pred) > 0.9
+    # Half a unit wide on predictions spread over millions, the official start is a step.
+    with pytest.warns(MetricWarning, match="stalls"):
+        stretched = metrics.plcc_fitted(mos, 1e6 * pred)
+    # The same curve in other units; the search stops within 1e-6 of its optimum.
+    assert stretched == pytest.approx(metrics.plcc_fitted(mos, pred), abs=1e-6)
 
 
 @pytest.mark.parametrize("case", ["x_perfect", "x_prediction_tiny_scale"])

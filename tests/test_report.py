@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import sys
@@ -122,11 +123,21 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     data = json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
-    assert data["n"] == N == len(data["pred"])
+    assert data["n"] == N
     assert data["metrics"]["srcc"]["value"] == record.metrics["srcc"].value
     assert data["groups"]["generator"][2]["srcc"] is None
     assert data["caveats"] == list(record.caveats) != []
     assert set(data["environment"]) == {"hardware", "versions", "commit", "date"}
+
+
+def test_scores_of_single_images_are_in_the_csv_and_not_in_the_json(tmp_path: Path) -> None:
+    record = report()
+    assert not {"names", "mos", "pred", "labels"} & set(record.to_dict())
+    record.write_predictions(tmp_path / "p.csv")
+    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    assert tuple(row["name"] for row in rows) == record.names
+    assert tuple(float(row["pred"]) for row in rows) == record.pred
+    assert tuple(float(row["mos"]) for row in rows) == record.mos
 
 
 def test_an_unwritable_report_is_an_output_error(tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Human score; default: the one the model was trained on.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the whole report here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write name, human score and prediction of each image.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw prediction against MOS here (PNG, SVG or PDF).")
     ] = None,
@@ -30,9 +33,10 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
 ) -> None:
     """Measure a model against human scores, with a 95% interval beside every number."""
+    from rich.console import Console
+
     from ma_agiqa.evaluation.protocol import evaluate as run
     from ma_agiqa.inference import load
-    from rich.console import Console
 
     scorer = load(model, device=device, batch_size=batch_size, workers=workers)
     report = run(
@@ -46,6 +50,8 @@ def evaluate(
     )
     if json is not None:
         report.to_json(json)
+    if predictions is not None:
+        report.write_predictions(predictions)
     if plot is not None:
         report.scatter(plot)
     report.render(Console())

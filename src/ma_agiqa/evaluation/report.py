@@ -9,7 +9,9 @@ Shapes: n images of the evaluated part.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import warnings
@@ -31,6 +33,8 @@ from ma_agiqa.provenance import Environment, environment
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PER_IMAGE = ("names", "mos", "pred", "labels")
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,28 @@ class EvaluationReport:
     command: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; NaN, which JSON lacks, becomes None."""
+        """Return the figures as plain data; NaN, which JSON lacks, becomes None.
+
+        What is there for every image stays out: human scores belong to the data set's
+        publisher, and a report is to be shared. `write_predictions` writes them.
+        """
         data: dict[str, Any] = _without_nan(dataclasses.asdict(self))
-        return data
+        return {key: value for key, value in data.items() if key not in PER_IMAGE}
+
+    def write_predictions(self, path: str | Path) -> None:
+        """Write one CSV row per image: name, human score, prediction, groups.
+
+        Raises:
+            OutputError: the disk is full or the place cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["name", "mos", "pred", *self.labels])
+        writer.writerows(zip(self.names, self.mos, self.pred, *self.labels.values(), strict=True))
+        write_atomically(path, text.getvalue())
 
     def to_json(self, path: str | Path) -> None:
-        """Write the record to `path`, whole or not at all.
+        """Write the figures to `path`, whole or not at all.
 
         Raises:
             OutputError: the disk is full or the place cannot be written.
