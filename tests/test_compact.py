@@ -76,6 +76,20 @@ def test_every_parameter_earns_a_gradient() -> None:
     assert silent == []
 
 
+def test_folding_the_normalisation_keeps_every_score() -> None:
+    torch.manual_seed(0)
+    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
+    images = torch.rand(4, 3, 64, 64)
+    for _ in range(3):  # running statistics that are not the initial ones
+        model(images)
+    expected = model.eval()(images)
+    folded = model.fold()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    # Reordered float32 products over a few hundred terms.
+    torch.testing.assert_close(folded(images).score, expected.score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(folded(images).quality_map, expected.quality_map, rtol=0, atol=1e-4)
+
+
 def test_default_network_keeps_its_budget_of_three_million_parameters() -> None:
     assert sum(p.numel() for p in CompactExpert().parameters()) <= 3_000_000
 

