@@ -1,0 +1,173 @@
+"""Model directories: weights never travel alone.
+
+    model.safetensors   the weights
+    config.json         architecture, preprocessing, scale, training set, versions
+    README.md           model card
+
+A directory is written beside its place and moved there whole. It is loaded strictly: a
+missing or unexpected tensor, or a shape that disagrees, is an error that names it. No pickle
+is ever read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ma_agiqa import config as configs
+from ma_agiqa.config import FORMAT_VERSION, ModelConfig
+from ma_agiqa.errors import ModelError, OutputError
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+ARCHITECTURES: dict[str, str] = {
+    "compact": "ma_agiqa.experts.compact:CompactExpert",
+}
+"""Architecture name in `config.json` -> module and class; the class takes `config.network`."""
+
+
+def build(config: ModelConfig, *, source: str | Path = "config") -> nn.Module:
+    """Build the network a configuration describes, with fresh random weights."""
+    if config.architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"unknown architecture {config.architecture!r}, known: {sorted(ARCHITECTURES)}",
+            path=source,
+        )
+    module, name = ARCHITECTURES[config.architecture].split(":")
+    try:
+        model: nn.Module = getattr(importlib.import_module(module), name)(**config.network)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{config.architecture} cannot be built: {error}", path=source) from error
+    return model
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """Read and check `config.json` of a model directory."""
+    directory = Path(directory)
+    path = directory / CONFIG
+    if not directory.is_dir():
+        raise ModelError("no such model directory", path=directory)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"this is not a model directory: it has no {CONFIG}",
+            path=directory,
+            remedy="`ma-agiqa models` lists what can be loaded",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {error}", path=path) from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModelError(
+            f"written in format {version}, this version reads up to {FORMAT_VERSION}",
+            path=path,
+            remedy="pip install --upgrade ma-agiqa",
+        )
+    return configs.from_dict(ModelConfig, data, source=str(path))
+
+
+def load(directory: str | Path) -> tuple[nn.Module, ModelConfig]:
+    """Load a model directory; the model is on the CPU, in eval mode.
+
+    Raises:
+        ModelError: something is missing, damaged, or does not fit together.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    model = build(config, source=directory / CONFIG)
+    path = directory / WEIGHTS
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"this model directory has no {WEIGHTS}", path=directory) from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"damaged weights: {error}", path=path) from error
+    _fill(model, weights, path)
+    return model.eval(), config
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unknown:
+        raise ModelError(
+            f"weights do not fit the architecture: missing {_some(missing)}, "
+            f"unknown {_some(unknown)}",
+            path=path,
+        )
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise ModelError(
+                f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}",
+                path=path,
+            )
+    model.load_state_dict(weights)
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else str(names)
+
+
+def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: str) -> None:
+    """Write a model directory whole or not at all; an existing one is replaced.
+
+    Args:
+        card: text of the model card.
+
+    Raises:
+        OutputError: the folder cannot be written (permission, full disk).
+    """
+    directory = Path(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        try:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+            save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+            text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
+            (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
+            (fresh / CARD).write_text(card, encoding="utf-8")
+            fresh.chmod(0o755)
+            _replace(fresh, directory)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"the model could not be written: {error}", path=directory) from error
+
+
+def _replace(fresh: Path, directory: Path) -> None:
+    if not directory.exists():
+        os.replace(fresh, directory)
+        return
+    if any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        raise OutputError(
+            "exists and is not a model directory, so it is not replaced", path=directory
+        )
+    old = directory.with_name(f".{directory.name}-old-{os.getpid()}")
+    os.replace(directory, old)
+    os.replace(fresh, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fingerprint(directory: str | Path) -> str:
+    """Return the sha256 of a model directory's weights and configuration, in hex."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        path = Path(directory) / name
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise ModelError(f"cannot be read: {error}", path=path) from error
+    return digest.hexdigest()

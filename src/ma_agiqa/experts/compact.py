@@ -1,0 +1,169 @@
+"""The small visual expert: a convolutional network that scores local neighbourhoods.
+
+Own design of this project. It keeps the paper's patch-weighted head (MANIQA; MA-AGIQA
+section 3.2): every place of the image gets a score and a weight, and the image's score is
+the weighted mean. Being fully convolutional it takes an image at its own resolution, where
+noise, blur and artefacts live; a stretch to 224 pixels would hide them.
+
+Scores are bounded by the scale through a sigmoid, so the map reads on the scale of human
+scores and an image can never score beyond it. A summary of the whole image (mean and
+standard deviation of every feature) shifts the local scores: people judge a place in view
+of the picture. The weighted mean stays exact.
+
+What it does not do: look at meaning, or compare with a prompt.
+
+Shapes: B images, C channels, H, W pixels, h, w places of the last stage (one per `STRIDE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ma_agiqa.errors import ImageError
+
+STRIDE = 16
+"""Pixels between two neighbouring places of the quality map, in both directions."""
+
+_NEIGHBOURHOOD = 7  # pixels, side of the box in which an image is locally normalised
+_FLOOR = 0.02  # contrast (of [0, 1]) below which local normalisation fades out
+
+
+class LocalQuality(NamedTuple):
+    """What the expert sees: `score` is the sum of `quality_map * weight_map`.
+
+    Attributes:
+        score: shape (B,), on the model's scale.
+        quality_map: local scores, shape (B, h, w), same scale.
+        weight_map: non-negative, shape (B, h, w), sums to one per image.
+    """
+
+    score: Tensor
+    quality_map: Tensor
+    weight_map: Tensor
+
+
+class CompactExpert(nn.Module):
+    """Score images of any size from local evidence.
+
+    Args:
+        widths: channels of the stem and of the four-times, eight-times and sixteen-times
+            reduced stages.
+        depths: residual blocks of the three stages.
+        low, high: ends of the scale of scores.
+        drop: dropout rate of whole channels before the heads, training only.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (24, 64, 128, 224),
+        depths: Sequence[int] = (1, 2, 2),
+        low: float = 0.0,
+        high: float = 5.0,
+        drop: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(widths) != 4 or len(depths) != 3 or min(*widths, *depths) < 1:
+            raise ValueError(f"expected 4 widths and 3 depths, all positive: {widths=} {depths=}")
+        if not low < high:
+            raise ValueError(f"the scale must rise, got {low=} {high=}")
+        self.low, self.high = low, high
+        self.stem = ConvNorm(6, widths[0], kernel=5, stride=2)
+        blocks: list[nn.Module] = []
+        for before, width, depth in zip(widths, widths[1:], depths, strict=False):
+            blocks.append(ResidualBlock(before, width, stride=2))
+            blocks.extend(ResidualBlock(width, width, stride=1) for _ in range(depth - 1))
+        self.body = nn.Sequential(*blocks)
+        self.drop = nn.Dropout2d(drop)
+        self.head = PatchWeightedHead(widths[-1])
+
+    def forward(self, images: Tensor) -> LocalQuality:
+        """Score images given as (B, 3, H, W) float in [0, 1].
+
+        Raises:
+            ImageError: not a batch of colour images, or a side shorter than `STRIDE`.
+        """
+        logits, weight_map = self.head(self.features(images))
+        quality_map = self.low + (self.high - self.low) * torch.sigmoid(logits)
+        return LocalQuality((quality_map * weight_map).sum((1, 2)), quality_map, weight_map)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the last stage's features, shape (B, C, h, w)."""
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < STRIDE:
+            raise ImageError(
+                f"expected a batch of shape (B, 3, H, W) with sides of at least {STRIDE} pixels, "
+                f"found {tuple(images.shape)}"
+            )
+        return self.drop(self.body(F.relu(self.stem(two_views(images)))))
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution with 'same' padding, then batch normalisation."""
+
+    def __init__(self, before: int, after: int, *, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(after),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; a stride averages the shortcut first."""
+
+    def __init__(self, before: int, after: int, *, stride: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(before, after, kernel=3, stride=stride)
+        self.second = ConvNorm(after, after, kernel=3)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False),
+                ConvNorm(before, after, kernel=1),
+            )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x_BCHW) + self.second(F.relu(self.first(x_BCHW))))
+
+
+class PatchWeightedHead(nn.Module):
+    """Give each place a score logit and a share of the image's weight."""
+
+    def __init__(self, width: int, *, hidden: int = 128) -> None:
+        super().__init__()
+        self.local = nn.Conv2d(width, 2, 1)
+        self.whole = nn.Sequential(
+            nn.Linear(2 * width, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, 1)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, h, w) and weights (B, h, w) that sum to one per image."""
+        logits, attention = self.local(x_BCHW).float().unbind(1)
+        flat_BCN = x_BCHW.flatten(2).float()
+        spread_BC = (flat_BCN.var(2, unbiased=False) + 1e-6).sqrt()
+        summary = self.whole(torch.cat([flat_BCN.mean(2), spread_BC], 1))
+        weights = torch.sigmoid(attention) + 1e-3
+        return logits + summary.float()[:, :, None], weights / weights.sum((1, 2), keepdim=True)
+
+
+def two_views(images: Tensor) -> Tensor:
+    """Return the image beside its locally normalised self, shape (B, 6, H, W).
+
+    The first three channels are (x - 0.5) / 0.25. The last three subtract the mean of a box
+    around each pixel and divide by its contrast, as natural-scene statistics do, which makes
+    noise, blur and blocking visible at every brightness.
+    """
+    mean = _box(images)
+    contrast = (_box(images * images) - mean * mean).clamp_min(0.0).add(1e-8).sqrt()
+    return torch.cat([(images - 0.5) * 4.0, (images - mean) / (contrast + _FLOOR) * 0.7], 1)
+
+
+def _box(x: Tensor) -> Tensor:
+    """Mean over the box around each pixel, borders over what lies inside the image."""
+    reach = _NEIGHBOURHOOD // 2
+    rows = F.avg_pool2d(x, (_NEIGHBOURHOOD, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, _NEIGHBOURHOOD), 1, (0, reach), count_include_pad=False)

@@ -1,0 +1,90 @@
+"""The models that have a name: a literal table, and how a name becomes a directory.
+
+What this file does not do: read weights (`checkpoints.py`) or know what a name's network
+looks like; that stands in the directory's own `config.json`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ma_agiqa.errors import ModelError, UsageError
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+
+
+@dataclass(frozen=True)
+class ModelPreset:
+    """One named model.
+
+    Attributes:
+        summary: what it is, in one line.
+        needs: what must be there before it runs.
+        licence: terms of its weights.
+        source: where its weights come from.
+        directory: the model directory inside this package, or None if it does not ship.
+    """
+
+    summary: str
+    needs: str
+    licence: str
+    source: str
+    directory: Path | None = None
+
+
+MODELS: dict[str, ModelPreset] = {
+    "compact": ModelPreset(
+        summary="small convolutional network, scores an image at its own resolution",
+        needs="nothing: ships with the package",
+        licence="Apache-2.0",
+        source="trained by this project from random weights on AGIQA-3K (paper split, train)",
+        directory=ASSETS / "compact",
+    ),
+}
+
+
+def find(model: str | Path, *, revision: str | None = None) -> Path:
+    """Return the model directory that a preset name, a local folder or a Hub id stands for.
+
+    A Hub id (`owner/name`) is fetched through `huggingface_hub`, which honours `HF_ENDPOINT`
+    and `HF_HUB_OFFLINE` and keeps a cache.
+
+    Args:
+        revision: branch, tag or commit of a Hub id; refused for anything else.
+
+    Raises:
+        UsageError: no such name; close matches are listed.
+        ModelError: the Hub id could not be fetched.
+    """
+    name = str(model)
+    if name in MODELS or Path(model).is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision applies to models from the Hub, not to {name!r}")
+        directory = MODELS[name].directory if name in MODELS else Path(model)
+        if directory is None:
+            raise UsageError(f"{name!r} does not ship with the package: {MODELS[name].needs}")
+        return directory
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _from_hub(name, revision)
+    close = difflib.get_close_matches(name, MODELS, n=3)
+    raise UsageError(
+        f"no model named {name!r}, and no such directory",
+        remedy=f"close: {', '.join(close)}" if close else "`ma-agiqa models` lists them",
+    )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["model.safetensors", "config.json", "README.md"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"no such directory here, and not to be had from the Hub: {error}",
+            path=name,
+            remedy="check the name, the network, or HF_HUB_OFFLINE",
+        ) from error
