@@ -12,15 +12,15 @@ D evidence width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.experts.visual import VisualExpert
-from ma_agiqa.fusion import GatedMixture, SemanticProjection
+from ma_agiqa.fusion import GatedMixture, Mixture, SemanticProjection
 
 
 class Assessment(NamedTuple):
@@ -56,7 +56,8 @@ class MAAGIQA(nn.Module):
         semantic_width: their width.
         evidence_width: width in which experts meet; the number of patches if not given.
         gate: "linear" as published, or "softmax".
-        image_size ... drop_path: see `VisualExpert`.
+        visual: arguments of `VisualExpert` where they differ from the paper's.
+        dropout: rate after each semantic projection, while training.
     """
 
     def __init__(
@@ -66,39 +67,12 @@ class MAAGIQA(nn.Module):
         semantic_width: int = 4096,
         evidence_width: int | None = None,
         gate: str = "linear",
-        image_size: int = 224,
-        patch_size: int = 8,
-        width: int = 768,
-        heads: int = 12,
-        taps: Sequence[int] = (6, 7, 8, 9),
-        attentions: int = 2,
-        stage_widths: Sequence[int] = (768, 384),
-        window: int = 4,
-        window_heads: int = 4,
-        window_mlp: int = 768,
-        window_depths: Sequence[int] = (2, 2),
-        scale: float = 0.8,
+        visual: Mapping[str, Any] | None = None,
         dropout: float = 0.1,
-        drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         self.semantic_width = semantic_width
-        self.visual = VisualExpert(
-            image_size=image_size,
-            patch_size=patch_size,
-            width=width,
-            heads=heads,
-            taps=taps,
-            attentions=attentions,
-            stage_widths=stage_widths,
-            window=window,
-            window_heads=window_heads,
-            window_mlp=window_mlp,
-            window_depths=window_depths,
-            scale=scale,
-            dropout=dropout,
-            drop_path=drop_path,
-        )
+        self.visual = VisualExpert(**(visual or {}))
         patches = self.visual.grid**2
         evidence_width = patches if evidence_width is None else evidence_width
         self.semantic_projections = nn.ModuleList(
@@ -136,11 +110,50 @@ class MAAGIQA(nn.Module):
                 project(vector.to(dtype))
                 for project, vector in zip(self.semantic_projections, vectors, strict=True)
             ]
-            evidence.append(self.visual_projection(patches_BN))
-            mixture = self.mixture(torch.stack(evidence, dim=1))
-            assessment = self.explain(patches_BN, mixture.score, mixture.gate, mixture.contributions)
+            evidence_BED = torch.stack([*evidence, self.visual_projection(patches_BN)], dim=1)
+            mixture = self.mixture(evidence_BED)
+            assessment = self.explain(patches_BN, mixture)
         if stages is not None:
             stages["quality"], stages["weight"], stages["patches"] = visual
-            stages["evidence"] = torch.stack(evidence, dim=1)
+            stages["evidence"] = evidence_BED
             stages["gate"], stages["blend"] = mixture.gate, mixture.blend
         return assessment
+
+    def explain(self, patches_BN: Tensor, mixture: Mixture) -> Assessment:
+        """Split the visual contribution over the patches it came from."""
+        readout_D = self.mixture.readout.weight.squeeze(0)
+        visual_gate_B = mixture.gate[:, -1]
+        per_patch_N = readout_D @ self.visual_projection.weight
+        patch_contributions_BN = visual_gate_B[:, None] * per_patch_N * patches_BN
+        map_size = (self.visual.grid, self.visual.grid)
+        return Assessment(
+            score=mixture.score,
+            gate=mixture.gate,
+            contributions=mixture.contributions,
+            bias=self.mixture.readout.bias.expand_as(mixture.score),
+            patch_quality=patches_BN.unflatten(1, map_size),
+            patch_contributions=patch_contributions_BN.unflatten(1, map_size),
+            patch_constant=visual_gate_B * (readout_D @ self.visual_projection.bias),
+        )
+
+    def check_semantics(self, semantics: Tensor | None, *, batch: int) -> tuple[Tensor, ...]:
+        """Return the K vectors of shape (B, F), or refuse them.
+
+        Whether values are finite is not checked inside `torch.compile`, which cannot branch
+        on data without breaking the graph.
+        """
+        expected = (batch, len(self.semantic_projections), self.semantic_width)
+        if semantics is None:
+            if expected[1]:
+                raise FeatureError(f"expected semantics of shape {expected}, found none")
+            return ()
+        if tuple(semantics.shape) != expected or not expected[1]:
+            wanted = f"semantics of shape {expected}" if expected[1] else "no semantics"
+            raise FeatureError(f"expected {wanted}, found shape {tuple(semantics.shape)}")
+        if not torch.compiler.is_compiling() and not bool(semantics.isfinite().all()):
+            rows = (~semantics.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise FeatureError(
+                f"expected finite semantics, found NaN or infinity in rows {rows} of the batch",
+                remedy="extract the features of those images again",
+            )
+        return semantics.unbind(1)

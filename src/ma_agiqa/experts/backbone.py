@@ -12,6 +12,7 @@ Shapes: B images, N patches, D token width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,10 +53,11 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return per tap the patch tokens (B, N, D) and the class token (B, 1, D)."""
-        return self.vit.forward_intermediates(
+        taps: Any = self.vit.forward_intermediates(
             images,
             indices=self.taps,
             output_fmt="NLC",
             intermediates_only=True,
             return_prefix_tokens=True,
         )
+        return taps

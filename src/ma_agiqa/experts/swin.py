@@ -43,9 +43,10 @@ def shift_mask(grid: int, window: int, shift: int) -> Tensor:
 
 def relative_position_index(window: int) -> Tensor:
     """Return (T, T): row of the bias table for each pair of positions in a window."""
-    row, column = (axis.reshape(-1) for axis in torch.unravel_index(
-        torch.arange(window * window), (window, window)
-    ))
+    row, column = (
+        axis.reshape(-1)
+        for axis in torch.unravel_index(torch.arange(window * window), (window, window))
+    )
     rows = row[:, None] - row[None, :] + window - 1
     columns = column[:, None] - column[None, :] + window - 1
     return rows * (2 * window - 1) + columns
@@ -70,6 +71,7 @@ class WindowAttention(nn.Module):
         self.tokens = window * window
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
+        self.bias_index: Tensor
         self.register_buffer("bias_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -83,9 +85,7 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1).unsqueeze(0)
         if mask_WTT is not None:
             bias = (bias + mask_WTT.unsqueeze(1)).repeat(B, 1, 1, 1)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias.to(query.dtype)
-        )
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.proj(attended.transpose(1, 2).reshape(B, N, C))
 
 
@@ -131,7 +131,9 @@ class WindowLayer(nn.Module):
         orders = [window_order(grid, window, s) for s in shifts]
         places = [torch.arange(grid * grid), *(order.argsort() for order in orders)]
         gathers = [place[order] for place, order in zip(places, [*orders, places[0]], strict=True)]
+        self.gathers: Tensor
         self.register_buffer("gathers", torch.stack(gathers), persistent=False)
+        self.mask: Tensor | None
         mask = shift_mask(grid, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
         self.masked = [s > 0 for s in shifts]

@@ -53,8 +53,7 @@ class AttentionStage(nn.Module):
     ) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(
-            ChannelAttention(positions=windows.grid**2, dropout=dropout)
-            for _ in range(attentions)
+            ChannelAttention(positions=windows.grid**2, dropout=dropout) for _ in range(attentions)
         )
         self.reduce = nn.Linear(channels, windows.width)
         self.windows = windows
@@ -78,7 +77,7 @@ class VisualExpert(nn.Module):
         image_size, patch_size: pixels; the patch grid is their quotient squared.
         width, heads, taps: see `Backbone`.
         attentions: channel-attention blocks in each of the two stages.
-        stage_widths: channels that each stage ends with.
+        stage_widths: channels that the two stages end with.
         window, window_heads, window_mlp, window_depths, scale: see `WindowedStage`.
         dropout, drop_path: rates while training.
     """
@@ -107,12 +106,11 @@ class VisualExpert(nn.Module):
         self.backbone = Backbone(
             image_size=image_size, patch_size=patch_size, width=width, heads=heads, taps=taps
         )
-        stages = []
-        channels = width * len(taps)
-        for stage_width in stage_widths:
+
+        def stage(channels: int, width: int) -> AttentionStage:
             windows = WindowedStage(
                 grid=self.grid,
-                width=stage_width,
+                width=width,
                 heads=window_heads,
                 window=window,
                 mlp_width=window_mlp,
@@ -121,15 +119,15 @@ class VisualExpert(nn.Module):
                 dropout=dropout,
                 drop_path=drop_path,
             )
-            stages.append(
-                AttentionStage(
-                    channels=channels, attentions=attentions, dropout=dropout, windows=windows
-                )
+            return AttentionStage(
+                channels=channels, attentions=attentions, dropout=dropout, windows=windows
             )
-            channels = stage_width
-        self.stages = nn.ModuleList(stages)
-        self.quality = patch_head(channels, dropout, nn.ReLU())
-        self.weight = patch_head(channels, dropout, nn.Sigmoid())
+
+        first, second = stage_widths
+        self.stage1 = stage(width * len(taps), first)
+        self.stage2 = stage(first, second)
+        self.quality = patch_head(second, dropout, nn.ReLU())
+        self.weight = patch_head(second, dropout, nn.Sigmoid())
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> VisualEvidence:
         """Judge every patch.
@@ -148,10 +146,9 @@ class VisualExpert(nn.Module):
             for tap, (patches, class_token) in zip(self.backbone.taps, taps, strict=True):
                 stages[f"block{tap}"] = torch.cat([class_token, patches], dim=1)
         x_BCN = torch.cat([patches.transpose(1, 2) for patches, _ in taps], dim=1)
-        x_BNC = x_BCN
-        for i, stage in enumerate(self.stages):
-            x_BNC = stage(x_BCN, _keeper(stages, f"stage{i}."))
-            x_BCN = x_BNC.transpose(1, 2).contiguous()
+        x_BNC = self.stage1(x_BCN, _keeper(stages, "stage1."))
+        x_BCN = x_BNC.transpose(1, 2).contiguous()
+        x_BNC = self.stage2(x_BCN, _keeper(stages, "stage2."))
         quality_BN = self.quality(x_BNC).squeeze(-1)
         weight_BN = self.weight(x_BNC).squeeze(-1)
         return VisualEvidence(quality_BN, weight_BN, quality_BN * weight_BN)
