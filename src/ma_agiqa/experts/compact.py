@@ -40,11 +40,13 @@ class LocalQuality(NamedTuple):
         score: shape (B,), on the model's scale.
         quality_map: local scores, shape (B, h, w), same scale.
         weight_map: non-negative, shape (B, h, w), sums to one per image.
+        features: the last stage, shape (B, C, h, w).
     """
 
     score: Tensor
     quality_map: Tensor
     weight_map: Tensor
+    features: Tensor
 
 
 class CompactExpert(nn.Module):
@@ -61,8 +63,8 @@ class CompactExpert(nn.Module):
     def __init__(
         self,
         *,
-        widths: Sequence[int] = (24, 64, 128, 224),
-        depths: Sequence[int] = (1, 2, 2),
+        widths: Sequence[int] = (16, 48, 96, 224),
+        depths: Sequence[int] = (1, 2, 3),
         low: float = 0.0,
         high: float = 5.0,
         drop: float = 0.1,
@@ -72,8 +74,8 @@ class CompactExpert(nn.Module):
             raise ValueError(f"expected 4 widths and 3 depths, all positive: {widths=} {depths=}")
         if not low < high:
             raise ValueError(f"the scale must rise, got {low=} {high=}")
-        self.low, self.high = low, high
-        self.stem = ConvNorm(6, widths[0], kernel=5, stride=2)
+        self.low, self.high, self.width = low, high, widths[-1]
+        self.stem = ConvNorm(4, widths[0], kernel=5, stride=2)
         blocks: list[nn.Module] = []
         for before, width, depth in zip(widths, widths[1:], depths, strict=False):
             blocks.append(ResidualBlock(before, width, stride=2))
@@ -88,18 +90,16 @@ class CompactExpert(nn.Module):
         Raises:
             ImageError: not a batch of colour images, or a side shorter than `STRIDE`.
         """
-        logits, weight_map = self.head(self.features(images))
-        quality_map = self.low + (self.high - self.low) * torch.sigmoid(logits)
-        return LocalQuality((quality_map * weight_map).sum((1, 2)), quality_map, weight_map)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the last stage's features, shape (B, C, h, w)."""
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < STRIDE:
             raise ImageError(
                 f"expected a batch of shape (B, 3, H, W) with sides of at least {STRIDE} pixels, "
                 f"found {tuple(images.shape)}"
             )
-        return self.drop(self.body(F.relu(self.stem(two_views(images)))))
+        features = self.drop(self.body(F.relu(self.stem(two_views(images)))))
+        logits, weight_map = self.head(features)
+        quality_map = self.low + (self.high - self.low) * torch.sigmoid(logits)
+        score = (quality_map * weight_map).sum((1, 2))
+        return LocalQuality(score, quality_map, weight_map, features)
 
 
 class ConvNorm(nn.Sequential):
@@ -151,19 +151,32 @@ class PatchWeightedHead(nn.Module):
 
 
 def two_views(images: Tensor) -> Tensor:
-    """Return the image beside its locally normalised self, shape (B, 6, H, W).
+    """Return the image beside its locally normalised luma, shape (B, 4, H, W).
 
-    The first three channels are (x - 0.5) / 0.25. The last three subtract the mean of a box
-    around each pixel and divide by its contrast, as natural-scene statistics do, which makes
-    noise, blur and blocking visible at every brightness.
+    The first three channels are (x - 0.5) / 0.25. The fourth subtracts from the luma (ITU-R
+    BT.601) its mean in a box around each pixel and divides by its contrast there, as
+    natural-scene statistics do, which shows noise, blur and blocking at every brightness.
     """
-    mean = _box(images)
-    contrast = (_box(images * images) - mean * mean).clamp_min(0.0).add(1e-8).sqrt()
-    return torch.cat([(images - 0.5) * 4.0, (images - mean) / (contrast + _FLOOR) * 0.7], 1)
+    red, green, blue = images.unbind(1)
+    luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+    mean, square = _box(torch.cat([luma, luma * luma], 1)).split(1, 1)
+    contrast = (square - mean * mean).clamp_min(0.0).add(1e-8).sqrt()
+    return torch.cat([(images - 0.5) * 4.0, (luma - mean) / (contrast + _FLOOR) * 0.7], 1)
 
 
 def _box(x: Tensor) -> Tensor:
-    """Mean over the box around each pixel, borders over what lies inside the image."""
+    """Mean over the box around each pixel; the image is continued by reflection.
+
+    Sums of 2, then 4, then 7 shifted copies: four additions an axis instead of six, and
+    several times faster than a pooling or a convolution with a box of ones.
+    """
     reach = _NEIGHBOURHOOD // 2
-    rows = F.avg_pool2d(x, (_NEIGHBOURHOOD, 1), 1, (reach, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, _NEIGHBOURHOOD), 1, (0, reach), count_include_pad=False)
+    x = F.pad(x, (reach, reach, reach, reach), mode="reflect")
+    for axis in (2, 3):
+        length = x.shape[axis]
+        two = x.narrow(axis, 0, length - 1) + x.narrow(axis, 1, length - 1)
+        four = two.narrow(axis, 0, length - 3) + two.narrow(axis, 2, length - 3)
+        last = four.shape[axis] - 3
+        seven = four.narrow(axis, 0, last) + two.narrow(axis, 4, last)
+        x = seven + x.narrow(axis, 6, last)
+    return x / _NEIGHBOURHOOD**2

@@ -23,11 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def degrade(images: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Return a worse copy of each image (B, 3, S, S): one kind a batch, one severity an image."""
+def degraded_pair(images: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return a mildly and a strongly degraded copy of images (B, 3, S, S).
+
+    Both are of one kind, drawn for the batch; the severities are drawn for each image.
+    """
     kind = KINDS[rng.choice(sorted(KINDS))]
-    severity = torch.from_numpy(rng.uniform(0.15, 1.0, len(images))).to(images)
-    return kind(images, severity).clamp(0.0, 1.0)
+    mild = rng.uniform(0.1, 0.5, len(images))
+    strong = mild + rng.uniform(0.25, 0.5, len(images))
+    first, second = (
+        kind(images, torch.from_numpy(severity).to(images)).clamp(0.0, 1.0)
+        for severity in (mild, strong)
+    )
+    return first, second
 
 
 def blur(images: Tensor, severity: Tensor) -> Tensor:
@@ -115,7 +123,7 @@ def _jpeg_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chroma[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
     u, i = np.mgrid[0:8, 0:8]
     cosine = np.cos((2 * i + 1) * u * math.pi / 16) * np.where(u == 0, math.sqrt(1 / 8), 0.5)
-    tables = (to_ycc, np.fromstring(luma, sep=" ").reshape(8, 8), chroma, cosine)
+    tables = (to_ycc, np.array(luma.split(), dtype=float).reshape(8, 8), chroma, cosine)
     first, second, third, fourth = (
         torch.tensor(np.asarray(t), dtype=torch.float32, device=device) for t in tables
     )

@@ -1,0 +1,172 @@
+"""How fast `compact` scores 512x512 JPEGs end to end, and what the machine could do.
+
+    python benchmarks/score.py --images FOLDER [--count 400] [--threads 2] [--out FILE]
+
+One run measures side by side: the whole path (read, decode, prepare, network) for several
+batch sizes and worker counts; its parts alone; the multiply-adds the network needs against
+the float32 matrix rate that this machine reaches at the same moment; peak memory and cold
+start of the command line. Each figure is the median of `--repeats`, with the range beside it.
+Without `--images` the sample pictures of this repository are used, as 512x512 JPEG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import ma_agiqa
+from ma_agiqa.files import write_atomically
+from ma_agiqa.images import IMAGE_SUFFIXES, read_image
+from ma_agiqa.provenance import environment
+from ma_agiqa.transforms import prepare
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = pick_images(options.images, options.count, Path(scratch))
+        report = {
+            "what": "score",
+            "command": "python " + " ".join(sys.argv),
+            **environment().to_dict(),
+            "threads": options.threads,
+            "images": len(files),
+            "image_bytes_median": statistics.median(f.stat().st_size for f in files),
+            "rates": machine_rates(),
+            "network": network_alone(options.repeats),
+            "decode_ms_per_image": decode_alone(files),
+            "end_to_end": end_to_end(files, options),
+            "command_line": command_line(files, options),
+        }
+    text = json.dumps(report, indent=2) + "\n"
+    print(text)
+    if options.out:
+        write_atomically(options.out, text)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, help="folder of 512x512 JPEG files")
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def pick_images(folder: Path | None, count: int, scratch: Path) -> list[Path]:
+    """Return `count` 512x512 JPEG files; the sample pictures are repeated as often as needed."""
+    if folder is not None:
+        return sorted(folder.glob("*.jpg"))[:count]
+    pictures = sorted(
+        p for p in (REPOSITORY / "examples/pictures").iterdir() if p.suffix in IMAGE_SUFFIXES
+    )
+    for number in range(count):
+        picture = Image.fromarray(read_image(pictures[number % len(pictures)]))
+        picture.resize((512, 512)).save(scratch / f"{number:04d}.jpg", quality=92)
+    return sorted(scratch.glob("*.jpg"))
+
+
+def timed(work: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Return median, least and greatest wall seconds after one run that warms up."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def machine_rates() -> dict[str, float]:
+    """Return the matrix-product rate of this machine now, in GFLOP/s."""
+    rates = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a = torch.randn(2048, 2048).to(dtype)
+        rates[name] = 2 * 2048**3 / timed(lambda a=a: a @ a, 7)["min"] / 1e9
+    return rates
+
+
+def network_alone(repeats: int) -> dict[str, float]:
+    scorer = ma_agiqa.load("compact", device="cpu")
+    batch = torch.rand(4, 3, 512, 512)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        scorer.model(batch[:1])
+    operations = counter.get_total_flops()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            scorer.model(batch)
+
+    seconds = timed(forward, repeats * 3)["median"] / len(batch)
+    return {
+        "parameters": sum(p.numel() for p in scorer.model.parameters()),
+        "multiply_adds_per_image": operations / 2,
+        "ms_per_image": seconds * 1e3,
+        "gflops": operations / seconds / 1e9,
+    }
+
+
+def decode_alone(files: list[Path]) -> float:
+    scorer = ma_agiqa.load("compact", device="cpu")
+    some = files[:50]
+    run = timed(lambda: [prepare(read_image(f), scorer.config.preprocess) for f in some], 3)
+    return run["median"] / len(some) * 1e3
+
+
+def end_to_end(files: list[Path], options: argparse.Namespace) -> list[dict[str, float]]:
+    rows = []
+    for batch_size, workers in ((1, 1), (4, 1), (4, 2), (8, 2)):
+        scorer = ma_agiqa.load("compact", device="cpu", batch_size=batch_size, workers=workers)
+        run = timed(lambda s=scorer: list(s.score(files)), options.repeats)
+        rates = {name: len(files) / run[other] for name, other in RATE_OF.items()}
+        rows.append({"batch_size": batch_size, "workers": workers, **rates})
+    return rows
+
+
+RATE_OF = {"images_per_s": "median", "images_per_s_least": "max", "images_per_s_most": "min"}
+
+
+def command_line(files: list[Path], options: argparse.Namespace) -> dict[str, float]:
+    """Run the installed command on one image and on the folder; peak memory is the largest."""
+    command = [sys.executable, "-m", "ma_agiqa", "score", "--quiet"]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+
+    def run(*arguments: object) -> None:
+        subprocess.run(
+            [*command, *map(str, arguments)],
+            check=True,
+            env=surroundings,
+            stdout=subprocess.DEVNULL,
+        )
+
+    cold = timed(lambda: run(files[0]), options.repeats)
+    whole = timed(lambda: run(files[0].parent), 1)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "first_score_s": cold["median"],
+        "first_score_s_max": cold["max"],
+        "folder_s": whole["median"],
+        "folder_images": len(list(files[0].parent.glob("*.jpg"))),
+        "peak_memory_mb": peak / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Files that appear whole or not at all.
+
+A result is written to a temporary sibling, flushed to disk, and moved over the target in
+one step, so a reader never meets half a file and a failure leaves the old one in place.
+What this file does not do: lock (the last of two writers wins) or write folders.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ma_agiqa.errors import OutputError
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path`, making its folder if need be.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling that becomes `path` when the block ends well.
+
+    The sibling has the target's suffix, because many writers choose the format by it, and is
+    removed when the block fails. A target that is a device or pipe (`/dev/stdout`) is yielded
+    itself: there is nothing to replace.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written, here or in the block.
+            An OSError of the block that names another file passes unchanged.
+    """
+    target = Path(os.path.realpath(path))  # through a link, not over it
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        with suppress(OSError):  # not every file system lets a folder be flushed
+            _flush(target.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target), str(target.parent)):
+            raise
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            path=path,
+            remedy="free space or choose another place; nothing was replaced",
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to put a file's content, or a folder's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

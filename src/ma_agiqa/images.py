@@ -1,0 +1,312 @@
+"""Images in: a path, bytes, PIL image, array or tensor becomes one upright, opaque RGB array.
+
+Reading a file has two steps, so that its bytes are read once and can be hashed as well:
+`read_bytes` (path -> bytes) and `decode` (bytes -> RGB). `read_image` takes any source.
+
+What becomes of the unusual kinds:
+    rotated by EXIF       turned upright; damaged EXIF is ignored
+    alpha, transparency   composited over white
+    grey, 1-bit           the value in all three channels
+    16-bit grey           value / 257, rounded
+    16-bit colour         the high byte (Pillow reads no more), at most one step below rounding
+    palette, CMYK, YCbCr  as Pillow converts them
+    animated, many pages  the first frame
+    float, 32-bit, LAB    refused: what white is, or how to show it, is not in the file
+
+The format is found from the content, never from the file name. Colour profiles and PNG gamma
+are not applied: values stay as stored, as in the data sets that the models are trained on.
+Limits are checked on the header, before memory is spent. No setting of Pillow is changed, and
+one is relied on: a program that sets its LOAD_TRUNCATED_IMAGES gets truncated images as well.
+Not done here: resizing, and refusing images too small for a model (`transforms.py`).
+
+Shapes: H, W image height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, features
+
+from ma_agiqa.errors import ImageError
+from ma_agiqa.image_formats import DECODERS, FORMATS, format_of
+from ma_agiqa.types import RGB
+
+if TYPE_CHECKING:
+    import torch
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | torch.Tensor"
+
+CONVERT = f"convert it to one of {FORMATS}"
+
+STRIP_PIXELS = 2**22  # converted at a time, so that a large image is not held four times
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset([
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".dib",
+    ".tif", ".tiff", ".gif",
+])
+# fmt: on
+"""Suffixes, lower case, of files taken as images when a folder is walked."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_bytes: largest file, 256 MiB unless told.
+        max_pixels: largest width times height, 120 megapixels unless told; decoding holds
+            about 8 bytes per pixel, 0.9 GiB at that size, and 3 more while it is turned.
+    """
+
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = 120_000_000
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1 or self.max_pixels < 1:
+            raise ValueError(f"limits must be positive, got {self}")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def is_image_path(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file met in a folder is a candidate, from its name alone.
+
+    Names that start with a dot are not: they are hidden, or the `._` shadows of macOS.
+    """
+    path = Path(path)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def label(source: Source, index: int) -> str:
+    """Return what results call the image: its path, or `image[3]` for one given as data."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image[{index}]"
+
+
+def read_image(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> RGB:
+    """Return an image of any kind as contiguous uint8 RGB of shape (H, W, 3).
+
+    Args:
+        source: a path; the bytes of a file; a PIL image; an array of uint8, shape (H, W, 3),
+            (H, W, 4) with alpha, or (H, W) grey; or a torch tensor, shape (3, H, W) or
+            (1, 3, H, W), of uint8 or of floats from 0 to 1. The result may share memory with
+            an array or tensor.
+
+    Raises:
+        ImageError: the source cannot be read as an image, or is over a limit.
+    """
+    if isinstance(source, str | os.PathLike):
+        return decode(read_bytes(source, limits=limits), name=os.fspath(source), limits=limits)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode(bytes(source), limits=limits)
+    if isinstance(source, Image.Image):
+        return _from_pil(source, name="PIL image", limits=limits)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name="array", limits=limits)
+    if type(source).__module__.partition(".")[0] == "torch" and hasattr(source, "detach"):
+        return _from_tensor(source, limits=limits)
+    raise ImageError(
+        f"a {type(source).__name__} is not an image",
+        remedy="give a path, bytes, a PIL image, a numpy array or a torch tensor",
+    )
+
+
+def read_bytes(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Return the content of an image file, having checked its size first.
+
+    Raises:
+        ImageError: missing, vanished, a folder, not a regular file, unreadable, empty, over
+            `limits.max_bytes`, or changed while being read.
+    """
+    name = os.fspath(path)
+    try:
+        info = os.stat(name)
+        if stat.S_ISDIR(info.st_mode):
+            raise ImageError("is a folder, not an image", path=name, remedy="give its files")
+        if not stat.S_ISREG(info.st_mode):  # opening a pipe could wait for ever
+            raise ImageError(
+                "is a pipe or device, not a file", path=name, remedy="save it to a file first"
+            )
+        _check_bytes(info.st_size, name=name, limits=limits)
+        with open(name, "rb") as file:
+            data = file.read(info.st_size + 1)
+    except FileNotFoundError as error:
+        raise ImageError(
+            "no such file", path=name, remedy="check the path; it may have been moved or deleted"
+        ) from error
+    except PermissionError as error:
+        raise ImageError(
+            "permission denied", path=name, remedy="make the file readable for this user"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot be read: {reason}", path=name, remedy="check the path") from error
+    if len(data) != info.st_size:
+        raise ImageError(
+            f"changed while being read: {info.st_size:,} bytes became {len(data):,} or more",
+            path=name,
+            remedy="score it again once it is completely written",
+        )
+    return data
+
+
+def decode(
+    data: bytes, *, name: str = "image given as bytes", limits: Limits = DEFAULT_LIMITS
+) -> RGB:
+    """Return the encoded image `data` as contiguous uint8 RGB of shape (H, W, 3).
+
+    Args:
+        name: what errors call the image, usually its path.
+
+    Raises:
+        ImageError: not an image, of a format not read here, damaged, or over a limit.
+    """
+    _check_bytes(len(data), name=name, limits=limits)
+    kind = format_of(data)
+    if kind is None:
+        raise ImageError("is not an image", path=name, remedy=CONVERT)
+    if kind not in DECODERS:
+        raise ImageError(f"holds {kind} data, a format that is not read", path=name, remedy=CONVERT)
+    try:
+        image = DECODERS[kind](BytesIO(data))
+    except Exception as error:  # see _damaged
+        raise _damaged(error, name=name, kind=kind) from error
+    return _from_pil(image, name=name, limits=limits)
+
+
+def _damaged(error: Exception, *, name: str, kind: str) -> ImageError:
+    """Describe a failed decode; decoders meet damaged files with errors of almost any class."""
+    detail = f"{error}".strip() or type(error).__name__
+    if kind == "AVIF" and not features.check("avif"):
+        return ImageError(detail, path=name, remedy="install Pillow from its own wheel")
+    return ImageError(
+        f"damaged or truncated {kind} data: {detail}", path=name, remedy="make or fetch it again"
+    )
+
+
+def _check_bytes(size: int, *, name: str, limits: Limits) -> None:
+    if size == 0:
+        raise ImageError("is empty (0 bytes)", path=name, remedy="make or fetch it again")
+    if size > limits.max_bytes:
+        raise ImageError(
+            f"has {size:,} bytes, over the limit of {limits.max_bytes:,}",
+            path=name,
+            remedy="raise Limits.max_bytes if you trust the file",
+        )
+
+
+def _check_pixels(width: int, height: int, *, name: str, limits: Limits) -> None:
+    if width * height == 0:
+        raise ImageError(f"has no pixels ({width} x {height})", path=name)
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"has {width:,} x {height:,} pixels, over the limit of {limits.max_pixels:,}",
+            path=name,
+            remedy="reduce it, or raise Limits.max_pixels if you trust the file",
+        )
+
+
+def _from_pil(image: Image.Image, *, name: str, limits: Limits) -> RGB:
+    _check_pixels(*image.size, name=name, limits=limits)
+    if image.mode in ("I", "F", "LAB"):
+        raise ImageError(
+            f"has pixels of mode {image.mode}, whose white is not defined",
+            path=name,
+            remedy="convert it to 8-bit RGB",
+        )
+    try:
+        image.load()
+        width, height = image.size  # an orientation kept by TIFF itself is applied by now
+        rgb = np.empty((height, width, 3), dtype=np.uint8)
+        rows = max(1, STRIP_PIXELS // width)
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            rgb[top:bottom] = _opaque_rgb(image.crop((0, top, width, bottom)))
+        return np.ascontiguousarray(_upright(rgb, _orientation(image)))
+    except Exception as error:  # see _damaged
+        raise _damaged(error, name=name, kind=image.format or image.mode) from error
+
+
+def _opaque_rgb(image: Image.Image) -> RGB:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        rgb = np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+        if "transparency" in image.info:
+            rgb[grey == image.info["transparency"]] = 255
+        return rgb
+    if image.has_transparency_data:
+        return _over_white(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> RGB:
+    """Composite (H, W, 4) over white, exactly rounded; 16 bits hold 255 * 255 + 127."""
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF is parsed lazily; damage in it says nothing about the pixels
+        return 1
+
+
+def _upright(rgb: RGB, orientation: int) -> RGB:
+    """Undo an EXIF orientation, 1 to 8; any other value means upright."""
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
+
+
+def _from_array(array: NDArray[Any], *, name: str, limits: Limits) -> RGB:
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(
+            f"has shape {array.shape} and type {array.dtype}",
+            path=name,
+            remedy="give uint8 of shape (H, W, 3), (H, W, 4) or (H, W)",
+        )
+    _check_pixels(array.shape[1], array.shape[0], name=name, limits=limits)
+    if grey:
+        return np.repeat(array[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(array if array.shape[2] == 3 else _over_white(array))
+
+
+def _from_tensor(tensor: torch.Tensor, *, limits: Limits) -> RGB:
+    """Convert without importing torch: whoever holds a tensor has it already."""
+    shape = tuple(tensor.shape)
+    chw = tensor[0] if len(shape) == 4 and shape[0] == 1 else tensor
+    floating = tensor.is_floating_point()
+    if chw.ndim != 3 or chw.shape[0] != 3 or not (floating or str(tensor.dtype) == "torch.uint8"):
+        raise ImageError(
+            f"has shape {shape} and type {tensor.dtype}",
+            path="tensor",
+            remedy="give (3, H, W) or (1, 3, H, W), uint8 or floats from 0 to 1",
+        )
+    _check_pixels(chw.shape[2], chw.shape[1], name="tensor", limits=limits)
+    chw = chw.detach().cpu()
+    values = (chw.float() if floating else chw).numpy()
+    if floating:
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):  # also true of NaN
+            raise ImageError(
+                f"has values from {low:g} to {high:g}, outside 0 to 1",
+                path="tensor",
+                remedy="undo the normalisation and clamp to 0 to 1",
+            )
+        values = np.rint(values * 255).astype(np.uint8)
+    return np.ascontiguousarray(values.transpose(1, 2, 0))

@@ -1,0 +1,48 @@
+"""The model card that a training run writes beside its weights.
+
+It says what was trained on what and how validation went. Figures on a test part are not
+known here: `ma-agiqa evaluate` measures them, and whoever publishes the model adds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ma_agiqa.config import ModelConfig
+from ma_agiqa.data.splits import Split
+from ma_agiqa.training.recipe import Recipe
+
+
+def training_card(
+    config: ModelConfig, recipe: Recipe, history: Sequence[dict[str, Any]], split: Split
+) -> str:
+    """Return the card's text (Markdown with the Hub's metadata block)."""
+    assert config.trained_on is not None, "a trained model knows its training set"
+    trained, best = config.trained_on, max(history, key=lambda line: line["srcc"])
+    settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
+    return f"""---
+library_name: ma-agiqa
+license: apache-2.0
+tags: [image-quality-assessment, ai-generated-images]
+---
+# {config.name}
+
+Predicts the mean opinion score that people would give an AI-generated image, on the scale
+{config.scale.low:g} to {config.scale.high:g} (higher is better).
+
+- Architecture: `{config.architecture}`, from random initial weights.
+- Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
+  {trained.images} images. {split.protocol}.
+  {' '.join(split.caveats)}
+- Recipe: {settings}.
+- Selected on the validation part ({len(split.val)} images): epoch {best["epoch"]}, SRCC
+  {best["srcc"]:.4f}, raw PLCC {best["plcc_raw"]:.4f}. The split that selects is not the one
+  that reports: see the evaluation of the test part.
+- Versions: {", ".join(f"{k} {v}" for k, v in config.versions.items())}; commit {config.commit}.
+
+```
+ma-agiqa score --model DIRECTORY pictures/
+```
+"""

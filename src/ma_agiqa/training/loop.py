@@ -1,0 +1,250 @@
+"""The training loop: one epoch, its state, and the validation that selects.
+
+Every random choice of an epoch follows from (seed, epoch) alone, so a run that was killed
+and resumed at the last finished epoch gives the same weights as an unbroken one, bit for bit
+on a CPU. What this file does not do: touch a test part, or write files (`run.py`).
+
+Shapes: B images, S side of the crop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ma_agiqa.errors import DataError
+from ma_agiqa.evaluation.metrics import plcc_raw, srcc
+from ma_agiqa.training.augment import mixture, random_crops
+from ma_agiqa.training.degrade import degraded_pair
+from ma_agiqa.training.images import TrainingImages
+from ma_agiqa.training.losses import ranking_loss, score_loss
+from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.transforms import to_unit
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one part of a split with their human scores.
+
+    `second` holds the scores of an auxiliary target, or None. Arrays have shape (n,).
+    """
+
+    images: TrainingImages
+    scores: NDArray[np.float64]
+    second: NDArray[np.float64] | None = None
+
+
+class Trainer:
+    """Owns the network, its moving average, the optimiser and the step count.
+
+    Args:
+        model: network whose forward returns a record with `.score`, and whose `features`
+            gives the map the auxiliary target is read from.
+        precision: `float32`, or `bfloat16` for automatic mixed precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        recipe: Recipe,
+        train: Part,
+        val: Part,
+        seed: int,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        if len(train.images) < recipe.batch_size:
+            raise DataError(
+                f"{len(train.images)} training images do not fill a batch of {recipe.batch_size}",
+                remedy="--set batch_size=N",
+            )
+        self.recipe, self.train, self.val = recipe, train, val
+        self.seed, self.device, self.precision = seed, device, precision
+        self.spread = float(train.scores.std())
+        if not self.spread > 0:
+            raise DataError("all training images have the same score: there is nothing to learn")
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.auxiliary = self._auxiliary_head()
+        self.optimiser = torch.optim.AdamW(self._parameter_groups(), lr=0.0)
+        self.steps_per_epoch = len(train.images) // recipe.batch_size
+        self.step = 0
+
+    def run_epoch(self, epoch: int, *, progress: Callable[[float], None] | None = None) -> float:
+        """Train one epoch and return its mean loss; `progress` gets the running mean."""
+        rng = np.random.default_rng([self.seed, epoch])
+        torch.manual_seed(int(rng.integers(2**62)))
+        self.model.train()
+        plan = self._plan(rng)
+        total = torch.zeros((), device=self.device)
+        for done, (positions, images) in enumerate(
+            zip(plan, self.train.images.batches(plan), strict=True), start=1
+        ):
+            total += self._step(positions, images, rng)
+            if progress is not None and (done % 10 == 0 or done == len(plan)):
+                progress(float(total) / done)
+        mean = float(total) / len(plan)
+        if not math.isfinite(mean):
+            raise DataError(
+                f"the loss became {mean} in epoch {epoch + 1}",
+                remedy="--set learning_rate=… lower, or --precision float32",
+            )
+        return mean
+
+    def validate(self) -> dict[str, float]:
+        """Return SRCC and raw PLCC of the averaged weights on whole validation images."""
+        predicted = predict(
+            self.average.eval(), self.val.images, device=self.device, precision=self.precision
+        )
+        mos = self.val.scores
+        return {"srcc": srcc(mos, predicted), "plcc_raw": plcc_raw(mos, predicted)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs besides its settings."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "auxiliary": self.auxiliary.state_dict() if self.auxiliary is not None else {},
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        if self.auxiliary is not None:
+            self.auxiliary.load_state_dict(state["auxiliary"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    def _step(
+        self, positions: Sequence[int], images: list[Tensor], rng: np.random.Generator
+    ) -> Tensor:
+        recipe, count = self.recipe, len(positions)
+        crops = random_crops(images, side=recipe.crop, turn=recipe.turn, rng=rng).to(self.device)
+        targets = self._targets(self.train.scores, positions)
+        targets = targets + recipe.score_noise * self.spread * torch.randn(count).to(self.device)
+        factor, partners = mixture(count, share=recipe.mixup, rng=rng)
+        partners = partners.to(self.device)
+
+        def mix(x: Tensor) -> Tensor:
+            return x if factor == 1.0 else factor * x + (1 - factor) * x[partners]
+
+        inputs = [mix(crops)]
+        if recipe.degraded > 0:
+            inputs.extend(degraded_pair(crops[: count // 2], rng=rng))
+        batch = torch.cat(inputs).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            output = self.model(batch)
+        score = output.score.float()
+        loss = score_loss(
+            score[:count], mix(targets), spread=self.spread, correlation=recipe.correlation
+        )
+        if self.auxiliary is not None and self.train.second is not None:
+            second = mix(self._targets(self.train.second, positions))
+            guess = self.auxiliary(output.features[:count].float().mean((2, 3)))[:, 0]
+            loss = loss + recipe.auxiliary * F.smooth_l1_loss(guess, second)
+        if recipe.degraded > 0:
+            mild, strong = score[count:].chunk(2)
+            clean = score[: len(mild)]
+            ranking = ranking_loss(mild, strong, spread=self.spread)
+            if factor == 1.0:
+                ranking = ranking + ranking_loss(clean, mild, spread=self.spread)
+            loss = loss + recipe.degraded * ranking
+        self._update(loss)
+        return loss.detach()
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip_norm)
+        self.optimiser.step()
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        average, current = self.average.state_dict(), self.model.state_dict()
+        floating = [k for k, v in average.items() if v.dtype.is_floating_point]
+        torch._foreach_lerp_(
+            [average[k] for k in floating], [current[k] for k in floating], 1 - decay
+        )
+        self.step += 1
+
+    def _learning_rate(self) -> float:
+        total = self.steps_per_epoch * self.recipe.epochs
+        warmup = max(1, int(total * self.recipe.warmup))
+        if self.step < warmup:
+            return self.recipe.learning_rate * (self.step + 1) / warmup
+        past = (self.step - warmup) / max(1, total - warmup)
+        return self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * past))
+
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        """Shuffle the images into full batches; those left over wait for another epoch."""
+        order = rng.permutation(len(self.train.images)).tolist()
+        size = self.recipe.batch_size
+        return [order[i * size : (i + 1) * size] for i in range(self.steps_per_epoch)]
+
+    def _targets(self, scores: NDArray[np.float64], positions: Sequence[int]) -> Tensor:
+        return torch.tensor(scores[list(positions)], dtype=torch.float32, device=self.device)
+
+    def _auxiliary_head(self) -> nn.Linear | None:
+        if self.recipe.auxiliary == 0 or self.train.second is None:
+            return None
+        return nn.Linear(self.model.width, 1).to(self.device)  # type: ignore[arg-type]
+
+    def _trained(self) -> list[nn.Parameter]:
+        extra = [] if self.auxiliary is None else list(self.auxiliary.parameters())
+        return [*self.model.parameters(), *extra]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Decay matrices and kernels, not biases and norms."""
+        decayed = [p for p in self._trained() if p.ndim > 1]
+        free = [p for p in self._trained() if p.ndim <= 1]
+        return [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+
+
+def predict(
+    model: nn.Module,
+    images: TrainingImages,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    batch_size: int = 8,
+) -> NDArray[np.float64]:
+    """Score whole images in order; returns shape (n,). Only equal sizes share a batch."""
+    scores: list[Tensor] = []
+
+    def flush(pending: list[Tensor]) -> None:
+        if pending:
+            batch = to_unit(torch.stack(pending)).contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode(), autocast(device, precision):
+                scores.append(model(batch.to(device)).score.float().cpu())
+
+    pending: list[Tensor] = []
+    for (image,) in images.batches([[i] for i in range(len(images))]):
+        if pending and (len(pending) == batch_size or image.shape != pending[0].shape):
+            flush(pending)
+            pending = []
+        pending.append(image)
+    flush(pending)
+    return torch.cat(scores).double().numpy()
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision for `bfloat16`, nothing for `float32`."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

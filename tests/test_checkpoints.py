@@ -1,0 +1,134 @@
+"""Model directories: whole, strict, and refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ma_agiqa import checkpoints, presets
+from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.errors import ModelError, OutputError, UsageError
+from ma_agiqa.types import Scale
+
+SMALL = {"widths": [4, 8, 8, 12], "depths": [1, 1, 1]}
+
+
+def small_config() -> ModelConfig:
+    return ModelConfig(
+        name="tiny",
+        architecture="compact",
+        network=dict(SMALL),
+        preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
+        scale=Scale(0.0, 5.0),
+        trained_on=TrainedOn("agiqa-3k", "quality", "paper", 3, (0.0, 2.5, 5.0)),
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    config = small_config()
+    checkpoints.save(tmp_path / "tiny", checkpoints.build(config), config, card="# tiny\n")
+    return tmp_path / "tiny"
+
+
+def test_a_saved_model_comes_back_the_same(tmp_path: Path) -> None:
+    config = small_config()
+    model = checkpoints.build(config).eval()
+    checkpoints.save(tmp_path / "tiny", model, config, card="# tiny\n")
+    loaded, loaded_config = checkpoints.load(tmp_path / "tiny")
+    images = torch.rand(1, 3, 64, 64)
+    assert loaded_config == config
+    assert torch.equal(loaded(images).score, model(images).score)
+    assert not loaded.training
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny"], "temporary folders remain"
+
+
+def test_saving_again_replaces_a_model_but_nothing_else(directory: Path) -> None:
+    config = small_config()
+    before = checkpoints.fingerprint(directory)
+    checkpoints.save(directory, checkpoints.build(config), config, card="")
+    assert checkpoints.fingerprint(directory) != before
+    foreign = directory.parent / "photos"
+    foreign.mkdir()
+    (foreign / "holiday.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a model directory"):
+        checkpoints.save(foreign, checkpoints.build(config), config, card="")
+    assert (foreign / "holiday.txt").read_text() == "mine"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a model directory"):
+        checkpoints.load(tmp_path)
+    with pytest.raises(ModelError, match="no such model directory"):
+        checkpoints.load(tmp_path / "absent")
+
+
+def test_damaged_weights_are_refused(directory: Path) -> None:
+    path = directory / checkpoints.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="damaged weights"):
+        checkpoints.load(directory)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
+        checkpoints.load(directory)
+
+
+def change(directory: Path, **changes: object) -> None:
+    path = directory / checkpoints.CONFIG
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format_version": 99}, "reads up to 1"),
+        ({"colour": "blue"}, "unknown keys"),
+        ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
+        ({"network": {"wdiths": [1]}}, "cannot be built"),
+        ({"network": {"widths": [4, 8, 8, 24], "depths": [1, 1, 1]}}, "has shape"),
+        ({"network": {"widths": [4, 8, 8, 12], "depths": [1, 1, 2]}}, "missing"),
+        ({"scale": {"low": "zero", "high": 5}}, "expected float"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(
+    directory: Path, changes: dict, reason: str
+) -> None:
+    change(directory, **changes)
+    with pytest.raises(ModelError, match=reason) as caught:
+        checkpoints.load(directory)
+    assert str(directory) in str(caught.value)
+
+
+def test_a_configuration_that_is_not_json_is_refused(directory: Path) -> None:
+    (directory / checkpoints.CONFIG).write_text("{not json")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        checkpoints.load(directory)
+
+
+def test_an_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = small_config()
+    with pytest.raises(OutputError):
+        checkpoints.save(tmp_path / "file" / "model", checkpoints.build(config), config, card="")
+
+
+def test_unknown_model_names_list_close_ones() -> None:
+    with pytest.raises(UsageError, match="close: compact"):
+        presets.find("compct")
+    with pytest.raises(UsageError, match="applies to models from the Hub"):
+        presets.find("compact", revision="main")
+
+
+def test_a_hub_model_that_cannot_be_had_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def offline(*arguments: object, **options: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
+        presets.find("somebody/some-model")

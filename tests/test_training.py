@@ -1,0 +1,174 @@
+"""Training repeats, resumes, selects on validation, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ma_agiqa import checkpoints
+from ma_agiqa.errors import DataError, ModelError, UsageError
+from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
+from ma_agiqa.training.run import TrainRequest, train
+
+TINY = Recipe(epochs=2, batch_size=4, crop=32, degraded=0.1)
+
+
+class Watcher:
+    """Records what a run tells, and can interrupt it."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.stop_after = stop_after
+
+    def epoch_started(self, epoch: int, epochs: int) -> None:
+        if self.stop_after is not None and epoch == self.stop_after:
+            raise KeyboardInterrupt
+
+    def loss(self, running: float) -> None:
+        assert np.isfinite(running)
+
+    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None:
+        self.lines.append(line)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 24 noisy pictures of two sizes whose score falls with the noise."""
+    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    with (root / "scores.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "score"])
+        for number in range(24):
+            noise = number / 24
+            size = (48, 40) if number % 2 else (40, 40)
+            pixels = 128 + rng.normal(0, 80 * noise + 1, (*size, 3))
+            name = f"{number:02d}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name)
+            writer.writerow([name, 5 - 4 * noise])
+    return root / "scores.csv"
+
+
+def request(table: Path, out: Path, **changes: Any) -> TrainRequest:
+    settings: dict[str, Any] = {
+        "data": str(table),
+        "root": table.parent,
+        "out": out,
+        "recipe": TINY,
+        "split": "random-0",
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return TrainRequest(**(settings | changes))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.load(out / "model")[0].state_dict()
+
+
+def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
+    table: Path, tmp_path: Path
+) -> None:
+    train(request(table, tmp_path / "whole"), observer=Watcher())
+    with pytest.raises(KeyboardInterrupt):
+        train(request(table, tmp_path / "broken"), observer=Watcher(stop_after=1))
+    watcher = Watcher()
+    train(request(table, tmp_path / "broken", resume=True), observer=watcher)
+    assert watcher.notes[0] == "resumed after epoch 1"
+    assert [line["epoch"] for line in watcher.lines] == [2]
+    whole = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)["trainer"]
+    broken = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)["trainer"]
+    for name in ("model", "average"):
+        for key, value in whole[name].items():
+            assert torch.equal(value, broken[name][key]), f"{name} {key}"
+    assert all(torch.equal(v, weights(tmp_path / "broken")[k]) for k, v in weights(tmp_path / "whole").items())
+
+
+def test_another_seed_gives_other_weights(table: Path, tmp_path: Path) -> None:
+    one = Recipe(epochs=1, batch_size=4, crop=32)
+    train(request(table, tmp_path / "a", recipe=one), observer=Watcher())
+    train(request(table, tmp_path / "b", recipe=one, seed=1), observer=Watcher())
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert not torch.equal(a["head.local.weight"], b["head.local.weight"])
+
+
+def test_the_run_folder_tells_what_happened(table: Path, tmp_path: Path) -> None:
+    directory = train(request(table, tmp_path / "run"), observer=Watcher())
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    _, config = checkpoints.load(directory)
+    trained = config.trained_on
+    assert trained is not None
+    assert (trained.dataset, trained.target, trained.split) == ("scores", "score", "random-0")
+    assert trained.images == 16
+    assert len(trained.score_quantiles) == 101
+    assert "random-0" in (directory / "README.md").read_text()
+    best = max(line["srcc"] for line in lines)
+    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    assert state["best"] == best
+
+
+def test_a_folder_with_a_run_is_not_overwritten_or_confused(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(request(table, out, resume=True), observer=Watcher())
+    train(request(table, out, recipe=Recipe(epochs=1, batch_size=4, crop=32)), observer=Watcher())
+    with pytest.raises(UsageError, match="--resume"):
+        train(request(table, out), observer=Watcher())
+    with pytest.raises(UsageError, match="the run was started with seed 0, not 5"):
+        train(
+            request(table, out, resume=True, seed=5, recipe=Recipe(epochs=1, batch_size=4, crop=32)),
+            observer=Watcher(),
+        )
+
+
+def test_a_damaged_state_is_named(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(request(table, out), observer=Watcher(stop_after=1))
+    (out / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(ModelError, match=r"state\.pt.*damaged"):
+        train(request(table, out, resume=True), observer=Watcher())
+
+
+def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="do not fill a batch of 64"):
+        train(request(table, tmp_path / "a", recipe=Recipe(batch_size=64)), observer=Watcher())
+    copy = tmp_path / "copy.csv"
+    copy.write_text(table.read_text())
+    with pytest.raises(DataError, match="images of copy are missing"):
+        train(request(copy, tmp_path / "b"), observer=Watcher())
+    flat = table.parent / "flat.csv"
+    flat.write_text("image,score\n" + "".join(f"{n:02d}.png,3\n" for n in range(24)))
+    with pytest.raises(DataError, match="same score"):
+        train(request(flat, tmp_path / "c"), observer=Watcher())
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("epochs", "key=value"),
+        ("epoch=3", "close: epochs"),
+        ("epochs=many", "takes int"),
+        ("epochs=0", "must be positive"),
+        ("mixup=1.5", "must lie in"),
+        ("degraded=-1", "must not be negative"),
+    ],
+)
+def test_wrong_settings_are_refused(setting: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        with_settings(RECIPES["compact"], [setting])
+
+
+def test_settings_change_a_recipe() -> None:
+    assert with_settings(RECIPES["compact"], ["epochs=7", "mixup=0"]).epochs == 7
