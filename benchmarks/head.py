@@ -119,9 +119,7 @@ def stage_works(model: MAAGIQA, images: Tensor) -> dict[str, Callable[[], Any]]:
     return works
 
 
-def training_step(
-    model: torch.nn.Module, images: Tensor, semantics: Tensor
-) -> Callable[[], None]:
+def training_step(model: torch.nn.Module, images: Tensor, semantics: Tensor) -> Callable[[], None]:
     """Return one step of the paper's recipe: MSE on raw MOS, Adam, everything trained."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-5, weight_decay=1e-5)
     target = torch.full((len(images),), 2.5, device=images.device)

@@ -51,7 +51,8 @@ class OfficialSchedule(nn.Module):
 
     def fuse(self, patches_BN: Tensor, semantics: Tensor) -> Assessment:
         model = self.model
-        evidence = [p(v) for p, v in zip(model.semantic_projections, semantics.unbind(1))]
+        vectors = zip(model.semantic_projections, semantics.unbind(1), strict=True)
+        evidence = [project(vector) for project, vector in vectors]
         evidence.append(model.visual_projection(patches_BN))
         mixture = model.mixture(torch.stack(evidence, dim=1))
         return model.explain(patches_BN, mixture)
@@ -66,7 +67,7 @@ def unfused_vit_attention(attention: nn.Module, x_BTD: Tensor) -> Tensor:
 
 
 def run_stage(stage: AttentionStage, x_BCN: Tensor) -> Tensor:
-    B, C, N = x_BCN.shape
+    B, C, _ = x_BCN.shape
     for attention in stage.attentions:
         x_BCN = unfused_channel_attention(attention, x_BCN)
     grid = stage.windows.grid

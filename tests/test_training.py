@@ -91,7 +91,10 @@ def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
     for name in ("model", "average"):
         for key, value in whole[name].items():
             assert torch.equal(value, broken[name][key]), f"{name} {key}"
-    assert all(torch.equal(v, weights(tmp_path / "broken")[k]) for k, v in weights(tmp_path / "whole").items())
+    assert all(
+        torch.equal(v, weights(tmp_path / "broken")[k])
+        for k, v in weights(tmp_path / "whole").items()
+    )
 
 
 def test_another_seed_gives_other_weights(table: Path, tmp_path: Path) -> None:
@@ -127,7 +130,9 @@ def test_a_folder_with_a_run_is_not_overwritten_or_confused(table: Path, tmp_pat
         train(request(table, out), observer=Watcher())
     with pytest.raises(UsageError, match="the run was started with seed 0, not 5"):
         train(
-            request(table, out, resume=True, seed=5, recipe=Recipe(epochs=1, batch_size=4, crop=32)),
+            request(
+                table, out, resume=True, seed=5, recipe=Recipe(epochs=1, batch_size=4, crop=32)
+            ),
             observer=Watcher(),
         )
 

@@ -5,13 +5,15 @@ accepted: one transform per semantic vector (`fc4096_784_a2`, `fc4096_784_b2`), 
 shared by both vectors (`fc4096_784`, August and September 2024).
 Every tensor of the checkpoint is mapped, checked against our own computation, or dropped with
 a reason; every tensor of the model is filled. Anything else is an error.
-What this file does not do: write model directories (`checkpoints.py`).
+What this file does not do: know which data a checkpoint was trained on; it does not say.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ma_agiqa import checkpoints, provenance
+from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import ModelError
 from ma_agiqa.experts.swin import WindowAttention, WindowLayer
 from ma_agiqa.model import MAAGIQA
+from ma_agiqa.types import Scale
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"visual\.backbone\.vit\.", r"vit."),
@@ -59,6 +64,24 @@ DEAD: tuple[tuple[str, str], ...] = (
 """Official names that no score depends on, and why."""
 
 SHARED = "fc4096_784."
+
+PAPER_NETWORK = {"semantics": 2, "semantic_width": 4096, "gate": "linear", "visual": {}}
+
+CARD = """# {name}
+
+MA-AGIQA (arXiv 2404.17762), converted from the official checkpoint `{file}`
+(SHA-256 {sha256}). The terms of that checkpoint apply.
+
+Input: an image stretched to 224 x 224 (OpenCV bicubic), and two mPLUG-Owl2 vectors of it
+(meaning, coherence). Output: a score on the scale {low:g} to {high:g}, higher is better.
+
+Conversion: {mapped} tensors filled ({layout} transforms of the two vectors), {checked} index
+tables and masks recomputed and found equal. Dropped, as no score depends on them:
+
+{dropped}
+
+No figure of this copy has been measured; `ma-agiqa evaluate` measures it.
+"""
 
 
 @dataclass(frozen=True)
@@ -203,6 +226,69 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if odd:
         raise ModelError(f"expected a state dict of tensors, {some(odd)} are not", path=path)
     return dict(content)
+
+
+def convert_file(
+    official: str | Path,
+    out: str | Path,
+    *,
+    name: str,
+    scale: Scale,
+    network: Mapping[str, Any] | None = None,
+) -> Conversion:
+    """Turn an official checkpoint file into a model directory.
+
+    Args:
+        name: what results call the model.
+        scale: the rating scale it was trained on, raw; the file does not say.
+
+    Raises:
+        ModelError: see `read_checkpoint` and `convert`; the message names the file.
+        OutputError: the directory cannot be written.
+    """
+    state = read_checkpoint(official)
+    try:
+        model, conversion = convert(state, network=network)
+    except ModelError as error:
+        raise ModelError(error.reason, path=official, remedy=error.remedy) from error
+    config = ModelConfig(
+        name=name,
+        architecture="ma-agiqa",
+        network={**PAPER_NETWORK, **(network or {})},
+        preprocess=Preprocess(kind="paper"),
+        scale=scale,
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+    )
+    card = card_text(Path(official), config, conversion)
+    checkpoints.save(out, model, config, card=card)
+    return conversion
+
+
+def card_text(official: Path, config: ModelConfig, conversion: Conversion) -> str:
+    """Return the model card of a converted checkpoint."""
+    reasons = Counter(conversion.dropped.values())
+    dropped = "\n".join(f"- {count} tensors: {why}" for why, count in sorted(reasons.items()))
+    return CARD.format(
+        name=config.name,
+        file=official.name,
+        sha256=sha256(official),
+        low=config.scale.low,
+        high=config.scale.high,
+        mapped=len(conversion.mapped),
+        layout=conversion.layout,
+        checked=len(conversion.checked),
+        dropped=dropped or "- none",
+    )
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def first_line(error: Exception) -> str:

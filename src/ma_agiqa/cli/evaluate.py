@@ -30,9 +30,10 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
 ) -> None:
     """Measure a model against human scores, with a 95% interval beside every number."""
-    from ma_agiqa.evaluation.protocol import evaluate as run
     from ma_agiqa.inference import load
     from rich.console import Console
+
+    from ma_agiqa.evaluation.protocol import evaluate as run
 
     scorer = load(model, device=device, batch_size=batch_size, workers=workers)
     report = run(

@@ -83,9 +83,7 @@ def _predict(scorer: Scorer, samples: Samples) -> np.ndarray:
     return np.array([float(score) for score in scores])
 
 
-def _seen_in_training(
-    scorer: Scorer, samples: Samples, rows: Rows, root: Path
-) -> tuple[str, ...]:
+def _seen_in_training(scorer: Scorer, samples: Samples, rows: Rows, root: Path) -> tuple[str, ...]:
     """Say how many of the judged images the model was trained or selected on."""
     trained = scorer.config.trained_on
     if trained is None or trained.dataset != samples.dataset:

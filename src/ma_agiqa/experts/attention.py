@@ -4,6 +4,8 @@ Source: paper section 3.1; official models/MA_AGIQA.py (TABlock), there taken fr
 Kept from the official code: the input is not normalised, there is no output projection, and
 the attended map is transposed and then *reshaped* to its old shape instead of transposed
 back. Channels and places are scrambled by that, and the published weights depend on it.
+The key's bias is kept for the published layout; it moves whole rows of logits, which softmax
+ignores.
 Attention is never materialised: at C = 3072 the C x C matrix of one image takes 38 MB.
 
 Shapes: B images, C channels, N positions (rows x columns).

@@ -13,6 +13,7 @@ Shapes: B images, N positions, C channels, W windows, T positions per window, H 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +185,8 @@ class WindowedStage(nn.Module):
         self.width = width
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        steps = max(1, sum(depths) - 1)
+        rates = iter([drop_path * i / steps for i in range(sum(depths))])
         self.layers = nn.ModuleList(
             WindowLayer(
                 grid=grid,
@@ -192,9 +194,9 @@ class WindowedStage(nn.Module):
                 heads=heads,
                 window=window,
                 mlp_width=mlp_width,
-                drop_path=layer_rates.tolist(),
+                drop_path=list(islice(rates, depth)),
             )
-            for layer_rates in rates
+            for depth in depths
         )
 
     def forward(self, x_BNC: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ Predicts the mean opinion score that people would give an AI-generated image, on
 - Architecture: `{config.architecture}`, from random initial weights.
 - Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
   {trained.images} images. {split.protocol}.
-  {' '.join(split.caveats)}
+  {" ".join(split.caveats)}
 - Recipe: {settings}.
 - Selected on the validation part ({len(split.val)} images): epoch {best["epoch"]}, SRCC
   {best["srcc"]:.4f}, raw PLCC {best["plcc_raw"]:.4f}. The split that selects is not the one
