@@ -12,15 +12,13 @@ The baseline, `official_schedule.py`, does the official code's work with our par
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +27,43 @@ from official_schedule import OfficialSchedule
 from torch import Tensor
 
 from ma_agiqa.model import MAAGIQA
+from ma_agiqa.provenance import environment
 
 SEMANTIC_WIDTH = 4096
 
 
+def clock(device: torch.device) -> float:
+    """Return seconds of work so far.
+
+    On one CPU thread that is processor time, which other programs on the machine do not add
+    to; else wall time, the GPU's queue emptied.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.process_time() if single_thread(device) else time.perf_counter()
+
+
+def single_thread(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    start = clock(device)
+    work()
+    return clock(device) - start
+
+
 def seconds(work: Callable[[], Any], device: torch.device, *, repeats: int) -> list[float]:
-    """Return the wall time of each repeat, after one that is not counted."""
-    walls = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - start)
-    return walls[1:]
+    """Return the time of each repeat, after one that is not counted."""
+    return [timed(work, device) for _ in range(repeats + 1)][1:]
 
 
 def side_by_side(
     works: dict[str, Callable[[], Any]], device: torch.device, *, repeats: int
 ) -> dict[str, list[float]]:
     """Time several works in turns, so that a busy machine slows all of them alike."""
-    walls: dict[str, list[float]] = {name: [] for name in works}
-    for name in works:
-        seconds(works[name], device, repeats=0)
-    for _ in range(repeats):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            walls[name].append(time.perf_counter() - start)
-    return walls
+    rounds = [{n: timed(work, device) for n, work in works.items()} for _ in range(repeats + 1)]
+    return {name: [times[name] for times in rounds[1:]] for name in works}
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -197,21 +201,8 @@ def measure_training(
 
 
 def hardware(device: torch.device) -> str:
-    """Return the name of the processor that does the work."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        return re.search(r"model name\s*: (.+)", text)[1].strip()  # type: ignore[index]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or "unknown"
+    """Return the name of the processor that does the work, cores counted for a CPU."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else environment().hardware
 
 
 def main() -> None:
@@ -229,12 +220,11 @@ def main() -> None:
     for device in map(torch.device, options.device or found):
         record = {
             "command": " ".join(sys.argv),
-            "commit": commit(),
-            "date": datetime.date.today().isoformat(),
+            **asdict(environment()),
             "hardware": hardware(device),
             "threads": options.threads,
+            "clock": "processor time" if single_thread(device) else "wall time",
             "load_average": os.getloadavg(),
-            "torch": torch.__version__,
             **measure(
                 device,
                 batch=options.batch,
@@ -248,7 +238,7 @@ def main() -> None:
             continue
         slug = re.sub(r"[^a-z0-9]+", "-", record["hardware"].lower()).strip("-")
         options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"head_{slug}_{record['date']}.json"
+        path = options.out / f"head_{slug}_{record['date'][:10]}.json"
         path.write_text(text + "\n", encoding="utf-8")
         print(path)
 
