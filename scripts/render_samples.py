@@ -2,9 +2,9 @@
 
     python scripts/render_samples.py --out examples/pictures [--scene NAME]
 
-Scenes are drawn at twice the size and averaged in linear light. Clean pictures are JPEG of
-quality 93 without chroma subsampling, to keep the repository small; degraded ones are made
-from the 8-bit picture before that, by one distortion each, and named after it.
+Scenes are drawn at twice the size and averaged in linear light. All are saved as
+JPEG without chroma subsampling, to keep the repository small; degraded ones are made from the
+8-bit picture before that, by one distortion each, and named after it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sample_scenes import flower, harbour, lake, spheres, weave
 SIZE = 512
 SUPERSAMPLE = 2
 CLEAN_QUALITY = 93
+DEGRADED_QUALITY = 78
 Picture = Image.Image
 
 
@@ -87,9 +88,16 @@ def render(name: str) -> dict[str, tuple[Picture, int]]:
     how = distort.__name__
     return {
         f"{name}_0-clean.jpg": (clean, CLEAN_QUALITY),
-        f"{name}_1-{how}.jpg": (distort(clean, light), 85),
-        f"{name}_2-heavy-{how}.jpg": (distort(clean, heavy), 85),
+        f"{name}_1-{how}.jpg": (distort(clean, light), DEGRADED_QUALITY),
+        f"{name}_2-heavy-{how}.jpg": (distort(clean, heavy), DEGRADED_QUALITY),
     }
+
+
+def encode(picture: Picture, quality: int) -> bytes:
+    """Return the JPEG file of a picture."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
 
 
 def main() -> None:
@@ -100,7 +108,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in [arguments.scene] if arguments.scene else SCENES:
         for file, (picture, quality) in render(name).items():
-            picture.save(arguments.out / file, quality=quality, subsampling=0, optimize=True)
+            (arguments.out / file).write_bytes(encode(picture, quality))
             print(arguments.out / file)
 
 

@@ -25,11 +25,15 @@ def test_score_is_the_weighted_mean_of_the_map(expert: CompactExpert) -> None:
     torch.testing.assert_close(output.weight_map.sum((1, 2)), torch.ones(3), rtol=0, atol=1e-5)
 
 
-def test_scores_and_maps_stay_on_the_scale(expert: CompactExpert) -> None:
-    output = expert(torch.rand(2, 3, 48, 48) * 100 - 50)
-    assert output.quality_map.min() >= 0
-    assert output.quality_map.max() <= 5
-    assert ((output.score >= 0) & (output.score <= 5)).all()
+def test_local_scores_are_on_the_scale_asked_for() -> None:
+    torch.manual_seed(0)
+    small = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1), low=0.0, high=5.0).eval()
+    large = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1), low=100.0, high=200.0).eval()
+    large.load_state_dict(small.state_dict())
+    images = torch.rand(2, 3, 48, 48)
+    # The same weights on a scale twenty times as wide; float32 around 150.
+    expected = 100 + small(images).quality_map * 20
+    torch.testing.assert_close(large(images).quality_map, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (64, 48), (100, 31)])
@@ -72,17 +76,30 @@ def test_every_parameter_earns_a_gradient() -> None:
     assert silent == []
 
 
+def test_folding_the_normalisation_keeps_every_score() -> None:
+    torch.manual_seed(0)
+    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
+    images = torch.rand(4, 3, 64, 64)
+    for _ in range(3):  # running statistics that are not the initial ones
+        model(images)
+    expected = model.eval()(images)
+    folded = model.fold()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    # Reordered float32 products over a few hundred terms.
+    torch.testing.assert_close(folded(images).score, expected.score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(folded(images).quality_map, expected.quality_map, rtol=0, atol=1e-4)
+
+
 def test_default_network_keeps_its_budget_of_three_million_parameters() -> None:
     assert sum(p.numel() for p in CompactExpert().parameters()) <= 3_000_000
 
 
 def test_local_normalisation_matches_a_plain_box_filter() -> None:
     images = torch.rand(2, 3, 40, 56)
-    luma = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    padded = F.pad(luma, (3, 3, 3, 3), mode="reflect")
+    padded = F.pad(images, (3, 3, 3, 3), mode="reflect")
     mean, square = F.avg_pool2d(padded, 7, 1), F.avg_pool2d(padded**2, 7, 1)
     contrast = (square - mean**2).clamp_min(0).add(1e-8).sqrt()
-    expected = (luma - mean) / (contrast + 0.02) * 0.7
+    expected = (images - mean) / (contrast + 0.02) * 0.7
     # Differences of nearly equal squares lose about four digits of float32.
     torch.testing.assert_close(two_views(images)[:, 3:], expected, rtol=0, atol=1e-4)
 

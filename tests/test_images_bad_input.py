@@ -6,14 +6,13 @@ import io
 import os
 import struct
 import time
-import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import Limits, decode, is_image_path, label, read_bytes, read_image
@@ -117,21 +116,19 @@ def test_an_image_given_as_bytes_is_named_so() -> None:
 # Limits
 
 
-def test_a_png_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_a_png_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bomb(20_000))
-    tracemalloc.start()
-    started = time.perf_counter()
+    # Memory for pixels is taken in `load`, in C where Python cannot count it: it is never reached.
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoding began"))
+    started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own bomb warning must not appear either
         with pytest.raises(ImageError, match=r"20,000 x 20,000 pixels, over the limit of 120,"):
             read_image(path)
-    seconds = time.perf_counter() - started
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    # Decoding takes 50 MB even at one bit per pixel, and seconds; reading the header does not.
-    assert peak < 5e6
-    assert seconds < 1
+    assert time.process_time() - started < 0.5  # decoding takes seconds, the header under 1 ms
 
 
 def test_a_large_image_within_the_limits_gives_no_warning() -> None:
@@ -162,8 +159,6 @@ def test_limits_must_be_positive() -> None:
 
 
 def test_no_setting_of_pillow_is_changed() -> None:
-    from PIL import ImageFile
-
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     decode(encoded("PNG"))
     assert before == (

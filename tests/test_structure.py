@@ -15,12 +15,12 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 
 LAYERS = [
     {"errors", "types", "version"},
-    {"config", "presets", "images", "files", "provenance"},
+    {"config", "presets", "images", "image_formats", "files", "provenance", "devices", "lookahead"},
     {"transforms", "experts", "lmm", "fusion"},
     {"model", "checkpoints", "convert"},
     {"data", "features"},
     {"training", "evaluation", "inference"},
-    {"scale", "serving", "cli"},
+    {"scale", "serving", "cli", "__main__"},
 ]
 """A module may import from its own layer and from those above it in this list."""
 

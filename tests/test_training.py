@@ -44,13 +44,13 @@ class Watcher:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 24 noisy pictures of two sizes whose score falls with the noise."""
+    """A table of 60 noisy pictures of two sizes whose score falls with the noise."""
     root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
     with (root / "scores.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "score"])
-        for number in range(24):
-            noise = number / 24
+        for number in range(60):
+            noise = number / 60
             size = (48, 40) if number % 2 else (40, 40)
             pixels = 128 + rng.normal(0, 80 * noise + 1, (*size, 3))
             name = f"{number:02d}.png"
@@ -113,7 +113,7 @@ def test_the_run_folder_tells_what_happened(table: Path, tmp_path: Path) -> None
     trained = config.trained_on
     assert trained is not None
     assert (trained.dataset, trained.target, trained.split) == ("scores", "score", "random-0")
-    assert trained.images == 16
+    assert trained.images == 42
     assert len(trained.score_quantiles) == 101
     assert "random-0" in (directory / "README.md").read_text()
     best = max(line["srcc"] for line in lines)
@@ -147,14 +147,18 @@ def test_a_damaged_state_is_named(table: Path, tmp_path: Path) -> None:
 
 
 def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="do not fill a batch of 64"):
+    with pytest.raises(DataError, match="42 training images do not fill a batch of 64"):
         train(request(table, tmp_path / "a", recipe=Recipe(batch_size=64)), observer=Watcher())
     copy = tmp_path / "copy.csv"
     copy.write_text(table.read_text())
     with pytest.raises(DataError, match="images of copy are missing"):
         train(request(copy, tmp_path / "b"), observer=Watcher())
+    few = table.parent / "few.csv"
+    few.write_text("image,score\n" + "".join(f"{n:02d}.png,{n}\n" for n in range(30)))
+    with pytest.raises(DataError, match="3 validation images cannot select"):
+        train(request(few, tmp_path / "d"), observer=Watcher())
     flat = table.parent / "flat.csv"
-    flat.write_text("image,score\n" + "".join(f"{n:02d}.png,3\n" for n in range(24)))
+    flat.write_text("image,score\n" + "".join(f"{n:02d}.png,3\n" for n in range(60)))
     with pytest.raises(DataError, match="same score"):
         train(request(flat, tmp_path / "c"), observer=Watcher())
 

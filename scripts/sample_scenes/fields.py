@@ -28,13 +28,14 @@ def gradient_noise(x: Field, y: Field, seed: int) -> Field:
     rng = np.random.default_rng(seed)
     permutation = np.tile(rng.permutation(256), 2)
     angle = rng.uniform(0, 2 * np.pi, 256)
+    slope_x, slope_y = np.cos(angle), np.sin(angle)
     column, row = np.floor(x), np.floor(y)
     u, v = x - column, y - row
     i, j = column.astype(np.int64) & 255, row.astype(np.int64) & 255
 
     def corner(di: int, dj: int) -> Field:
-        turn = angle[permutation[permutation[(i + di) & 255] + ((j + dj) & 255)]]
-        return np.cos(turn) * (u - di) + np.sin(turn) * (v - dj)
+        slope = permutation[permutation[(i + di) & 255] + ((j + dj) & 255)]
+        return slope_x[slope] * (u - di) + slope_y[slope] * (v - dj)
 
     su = u * u * u * (u * (6 * u - 15) + 10)
     sv = v * v * v * (v * (6 * v - 15) + 10)

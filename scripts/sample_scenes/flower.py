@@ -36,7 +36,7 @@ def render(size: int) -> Field:
         turn, out = rng.uniform(0, 2 * np.pi), 0.12 + 0.62 * np.sqrt(rng.random())
         radius = 0.007 + 0.020 * rng.random() ** 2.5
         drop(light, x, y, CENTRE[0] + out * np.cos(turn), CENTRE[1] + out * np.sin(turn), radius)
-    return light
+    return 0.55 * light**1.12
 
 
 def garden(x: Field, y: Field) -> Field:

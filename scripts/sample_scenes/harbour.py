@@ -1,4 +1,4 @@
-"""A city across a harbour at night: lit windows, a bridge, a moon, and all of it in the water."""
+"""A city across a harbour at night: lit windows, lamps, a moon, and all of it in the water."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ LAYERS = (
 def render(size: int) -> Field:
     x, y = screen(size)
     above = city(x, np.maximum(y, WATER))
-    return np.where((y < WATER)[..., None], water(above, x, y), above)
+    return 0.8 * np.where((y < WATER)[..., None], water(above, x, y), above) ** 1.1
 
 
 def city(x: Field, y: Field) -> Field:
     light = night_sky(x, y)
-    for layer in LAYERS[:2]:
+    for layer in LAYERS:
         light = buildings(light, x, y, *layer)
-    light = bridge(light, x, y)
-    light = buildings(light, x, y, *LAYERS[2])
     return quay(light, x, y)
 
 
@@ -99,32 +97,6 @@ def buildings(
     return light
 
 
-def bridge(light: Field, x: Field, y: Field) -> Field:
-    """Draw a suspension bridge that leaves the picture on the left."""
-    deck = WATER + 0.10 + 0.03 * (1 - ((x + 0.75) / 0.6) ** 2)
-    tower = np.minimum(np.abs(x + 0.50), np.abs(x + 1.02))
-    span = np.abs((x + 0.76) / 0.26)
-    cable = np.where(
-        x < -0.5, deck + 0.02 + 0.29 * span**2, deck + 0.31 * (1 - (x + 0.5) / 0.34) ** 1.6
-    )
-    here = x < -0.17
-    rope = (np.abs((x * 46) % 1 - 0.5) < 0.05) & (y < cable) & (y > deck)
-    steel = here & (
-        (np.abs(y - deck) < 0.010) | (np.abs(y - cable) < 0.0045) | rope
-        | ((tower < 0.012) & (y < deck + 0.33))
-    )  # fmt: skip
-    rust = 0.6 + 0.4 * fractal_noise(x * 60, y * 60, 2, 3)
-    light = np.where(steel[..., None], rust[..., None] * (0.15, 0.055, 0.035), light)
-    for place in np.arange(-1.0, -0.18, 0.055):
-        height = WATER + 0.10 + 0.03 * (1 - ((place + 0.75) / 0.6) ** 2) + 0.022
-        away = np.hypot(x - place, y - height)
-        light = (
-            light
-            + (np.exp(-((away / 0.006) ** 2)) * 2.2 + 0.10 * np.exp(-away / 0.03))[..., None] * WARM
-        )
-    return light
-
-
 def quay(light: Field, x: Field, y: Field) -> Field:
     wall = y < WATER + 0.022 + 0.004 * np.sign(np.sin(x * 21))
     stone = (0.05 + 0.05 * fractal_noise(x * 50, y * 90, 6, 4))[..., None] * np.array(
@@ -147,7 +119,7 @@ def water(above: Field, x: Field, y: Field) -> Field:
     depth = np.clip(WATER - y, 0, None)
     z = 1 / (depth + 0.03)
     light = np.zeros_like(above)
-    taps = 14
+    taps = 9
     for k in range(taps):
         ripple = fractal_noise(x * z * 1.6 + 0.05 * k, z * 7 + 0.35 * k, 66, 3)
         column = np.clip((x + 0.028 * ripple + 1) * size / 2, 0, size - 1).astype(int)

@@ -35,18 +35,18 @@ def render(size: int) -> Field:
     rock = land_light(ground, trees, side, z, x[:1])
     light = np.where(sky_here[..., None], sky(x, y), rock[step, column])
     water = ~sky_here & (height[step, column] <= 0)
-    return np.where(water[..., None], reflection(light, water, x, y), light)
+    return 0.62 * np.where(water[..., None], reflection(light, water, x, y), light) ** 1.2
 
 
 def terrain(x: Field, z: Field) -> tuple[Field, Field]:
     """Return the height of the ground and of what grows on it, both shape (Z, X)."""
     shore = 9.5 + 2.2 * fractal_noise(x * 0.25, z * 0.1, 3, 4)
     inland = np.clip(z - shore, 0, None)
-    crest = fractal_noise(x * 0.115 + 2.2, z * 0.115, 61, 9, ridged=True)
+    crest = fractal_noise(x * 0.062 + 2.2, z * 0.062, 61, 9, ridged=True)
     hills = fractal_noise(x * 0.3, z * 0.3, 17, 6)
     valley = 0.45 + 0.55 * smoothstep(0.0, 9.0, np.abs(x - 0.14 * z))
     ground = 0.12 * np.minimum(inland, 2) + 0.05 * inland * hills - 0.05
-    ground += np.clip(crest - 0.05, 0, None) ** 1.6 * valley * 0.29 * np.clip(inland, 0, 30)
+    ground += np.clip(crest + 0.05, 0, None) ** 1.5 * valley * 0.36 * np.clip(inland, 0, 30)
     spit = smoothstep(0.1, 1.3, x * 0.9 - 0.9 + 0.5 * fractal_noise(x, z * 0.6, 9, 4))
     ground += spit * smoothstep(7.5, 6.0, z) * smoothstep(3.0, 4.3, z) * 0.5
     ground = np.where(inland > 0, ground, np.where(spit > 0.02, ground, -0.1))
@@ -83,7 +83,7 @@ def land_light(ground: Field, trees: Field, x: Field, z: Field, at: Field) -> Fi
     colour = mix(colour, pine, smoothstep(0.0, 0.02, trees))
 
     light = colour * (lit[..., None] * (4.2, 2.1, 0.85) + (0.22, 0.27, 0.42))
-    air = 1 - np.exp(-((z / 46) ** 1.3))
+    air = 1 - np.exp(-((z / 62) ** 1.5))
     return mix(light, (0.86, 0.48, 0.34), np.broadcast_to(air, lit.shape))
 
 

@@ -40,11 +40,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             An OSError of the block that names another file passes unchanged.
     """
     target = Path(os.path.realpath(path))  # through a link, not over it
-    if target.exists() and not target.is_file() and not target.is_dir():
-        yield target
-        return
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    device = target.exists() and not target.is_file() and not target.is_dir()
+    hidden = f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}"
+    temporary = target if device else target.with_name(hidden)
     try:
+        if device:
+            yield target
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         yield temporary
@@ -61,8 +63,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             remedy="free space or choose another place; nothing was replaced",
         ) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if not device:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -9,44 +9,68 @@ from typing import Annotated
 
 import typer
 
+from ma_agiqa.cli import options
+
+SplitPart = Annotated[
+    str, typer.Option("--split", help="SPLIT:PART, such as paper:test or ipce-01:val.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="Human score; else the one the model was trained on."),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+Predictions = Annotated[
+    Path | None, typer.Option(help="Write name, human score and prediction of each image as CSV.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw prediction against MOS here (.png, .svg or .pdf).")
+]
+Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the intervals.")]
+
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="Preset name, model directory or Hub id.")],
-    data: Annotated[str, typer.Option(help="Data set, as `ma-agiqa datasets` names it.")],
-    root: Annotated[Path, typer.Option(help="Folder the data set lies in.")],
-    split: Annotated[
-        str, typer.Option(help="SPLIT:PART, such as paper:test or ipce-01:val.")
-    ] = "paper:test",
-    target: Annotated[
-        str | None, typer.Option(help="Human score; default: the one the model was trained on.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the whole report here.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw prediction against MOS here (PNG, SVG or PDF).")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the intervals.")] = 1000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
+    data: options.Data,
+    root: options.DataRoot,
+    model: options.Model = "compact",
+    split: SplitPart = "paper:test",
+    target: Target = None,
+    json: Json = None,
+    predictions: Predictions = None,
+    plot: Plot = None,
+    resamples: Resamples = 1000,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    revision: options.Revision = None,
+    image_column: options.ImageColumn = "image",
+    score_column: options.ScoreColumn = "score",
+    prompt_column: options.PromptColumn = None,
 ) -> None:
-    """Measure a model against human scores, with a 95% interval beside every number."""
-    from ma_agiqa.inference import load
+    """Measure a model against human scores, with a 95% interval beside every number.
+
+    Nothing is dropped: an image that is missing or cannot be scored ends the evaluation.
+    """
     from rich.console import Console
 
+    from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.evaluation.protocol import evaluate as run
+    from ma_agiqa.inference import load
 
-    scorer = load(model, device=device, batch_size=batch_size, workers=workers)
+    scorer = load(model, device=device, batch_size=batch_size, workers=workers, revision=revision)
     report = run(
         scorer,
         data=data,
         root=root,
         split=split,
         target=target,
+        columns=TableColumns(image_column, score_column, prompt_column),
         resamples=resamples,
         command=shlex.join(["ma-agiqa", *sys.argv[1:]]),
     )
     if json is not None:
         report.to_json(json)
+    if predictions is not None:
+        report.write_predictions(predictions)
     if plot is not None:
         report.scatter(plot)
     report.render(Console())

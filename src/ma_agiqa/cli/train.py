@@ -7,33 +7,60 @@ from typing import Annotated, Any
 
 import typer
 
+from ma_agiqa.cli import options
+
+TRAINABLE = ("compact",)
+
+
+Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
+Architecture = Annotated[str, typer.Option("--model", help="What to train.")]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help="Recipe preset; else the one named like the model.")
+]
+SplitName = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="paper, ipce-01 to ipce-10, prompt-SEED or random-SEED; train trains, val selects.",
+    ),
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="Human score; else the data set's own.")
+]
+Seed = Annotated[int, typer.Option(help="Of weights, order and crops.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one recipe value: key=value.")
+]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")]
+
 
 def train(
-    data: Annotated[str, typer.Option(help="Data set, as `ma-agiqa datasets` names it.")],
-    root: Annotated[Path, typer.Option(help="Folder the data set lies in.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")],
-    model: Annotated[str, typer.Option(help="What to train.")] = "compact",
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe preset; default: the one named like the model.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split; trains on train, selects on val.")] = "paper",
-    target: Annotated[
-        str | None, typer.Option(help="Human score; default: the data set's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and crops.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one recipe value: key=value.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on after the last finished epoch.")] = False,
+    data: options.Data,
+    root: options.DataRoot,
+    out: Out,
+    model: Architecture = "compact",
+    recipe: RecipeName = None,
+    split: SplitName = "paper",
+    target: Target = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    device: options.Device = "auto",
+    precision: Precision = "auto",
+    resume: Resume = False,
+    image_column: options.ImageColumn = "image",
+    score_column: options.ScoreColumn = "score",
+    prompt_column: options.PromptColumn = None,
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
+    from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.errors import UsageError
     from ma_agiqa.training.recipe import RECIPES, with_settings
     from ma_agiqa.training.run import TrainRequest
     from ma_agiqa.training.run import train as run
 
+    if model not in TRAINABLE:
+        raise UsageError(f"nothing named {model!r} to train", remedy=f"known: {TRAINABLE}")
     name = recipe or model
     if name not in RECIPES:
         raise UsageError(f"no recipe named {name!r}", remedy=f"known: {', '.join(RECIPES)}")
@@ -48,6 +75,7 @@ def train(
         device=device,
         precision=precision,
         resume=resume,
+        columns=TableColumns(image_column, score_column, prompt_column),
     )
     with Progress() as progress:
         directory = run(request, observer=progress)
@@ -58,24 +86,17 @@ class Progress:
     """A bar per run on stderr, with the running loss and the latest validation SRCC."""
 
     def __init__(self) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
 
         self.console = Console(stderr=True)
-        self.bar = Bar(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[news]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        self.bar = progress.Progress(
+            progress.TextColumn("epoch"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[news]}"),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )

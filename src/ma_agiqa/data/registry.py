@@ -80,6 +80,21 @@ class DatasetSpec:
     name_pattern: str = r".+"
 
 
+@dataclass(frozen=True)
+class TableColumns:
+    """Which columns of a CSV or Parquet table hold what; a known data set has its own.
+
+    Attributes:
+        image: path of the image, relative to the root, or absolute.
+        score: the human score; the target is named as this column.
+        prompt: the text that generated the image, or None; splits by prompt need it.
+    """
+
+    image: str = "image"
+    score: str = "score"
+    prompt: str | None = None
+
+
 DATASETS: dict[str, DatasetSpec] = {
     "agiqa-3k": DatasetSpec(
         name="agiqa-3k",
@@ -124,20 +139,13 @@ def get(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def load(
-    data: str | Path,
-    root: str | Path,
-    *,
-    image_column: str = "image",
-    score_column: str = "score",
-    group_columns: Sequence[str] = (),
-) -> Samples:
+def load(data: str | Path, root: str | Path, columns: TableColumns | None = None) -> Samples:
     """Read a known data set by name, or any table by its path.
 
     Args:
         data: a name in `DATASETS`, or a CSV or Parquet file.
         root: folder of the data set; for a table, the folder its image paths start from.
-        image_column, score_column, group_columns: of a table; a known data set has its own.
+        columns: of a table.
 
     Raises:
         UsageError: neither a known name nor a file.
@@ -147,12 +155,13 @@ def load(
         return load_spec(DATASETS[str(data)], root)
     if not Path(data).suffix and not Path(data).exists():
         get(str(data))  # a name, then, and an unknown one
+    columns = columns or TableColumns()
     return load_table(
         data,
         root=root,
-        image_column=image_column,
-        score_column=score_column,
-        group_columns=group_columns,
+        image_column=columns.image,
+        score_column=columns.score,
+        group_columns={} if columns.prompt is None else {"prompt": columns.prompt},
     )
 
 
@@ -183,6 +192,7 @@ def load_spec(spec: DatasetSpec, root: str | Path) -> Samples:
         },
         groups=groups,
         dataset=spec.name,
+        scale=spec.scale,
     )
 
 

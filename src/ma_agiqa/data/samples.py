@@ -26,6 +26,7 @@ import pyarrow.parquet
 from numpy.typing import ArrayLike, NDArray
 
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.types import Scale
 
 SHOWN = 5
 """How many offenders an error names before it only counts them."""
@@ -41,6 +42,7 @@ class Samples:
         targets: human scores, name -> float64 (n,), finite; the first one is the default.
         groups: what records have in common, e.g. generator, setting, prompt -> (n,) texts.
         dataset: name of the data set.
+        scale: nominal ends of every target; None where the source does not say.
     """
 
     name: tuple[str, ...]
@@ -48,6 +50,7 @@ class Samples:
     targets: Mapping[str, NDArray[np.float64]]
     groups: Mapping[str, tuple[str, ...]]
     dataset: str
+    scale: Scale | None = None
 
     def __post_init__(self) -> None:
         columns = {"path": self.path, **self.targets, **self.groups}
@@ -88,6 +91,7 @@ class Samples:
             targets={key: column[rows] for key, column in self.targets.items()},
             groups={key: tuple(column[i] for i in rows) for key, column in self.groups.items()},
             dataset=self.dataset,
+            scale=self.scale,
         )
 
 
@@ -97,12 +101,13 @@ def load_table(
     root: str | Path,
     image_column: str,
     score_column: str,
-    group_columns: Sequence[str] = (),
+    group_columns: Mapping[str, str] | None = None,
 ) -> Samples:
     """Read a table with an image and a score column; the target is named as its column.
 
     Args:
         root: folder that image paths in the table are relative to; absolute ones stay.
+        group_columns: group -> column.
 
     Raises:
         DataError: no such file, no such column, no rows, a score that is no finite number,
@@ -114,7 +119,10 @@ def load_table(
         name=names,
         path=image_paths(root, names),
         targets={score_column: number_column(table, score_column, names=names, source=path)},
-        groups={key: text_column(table, key, source=path) for key in group_columns},
+        groups={
+            group: text_column(table, column, source=path)
+            for group, column in (group_columns or {}).items()
+        },
         dataset=Path(path).stem,
     )
 

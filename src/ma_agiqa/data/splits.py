@@ -224,7 +224,7 @@ def _caveats(samples: Samples, train: Rows, test: Rows) -> tuple[str, ...]:
     if overlap == 0:
         return ()
     if overlap == 1:
-        return ("every test prompt also occurs in training, so this flatters on new prompts",)
+        return ("every test prompt also occurs in training: expect less on new prompts",)
     share = f"{100 * overlap:.1f} %"
     return (f"{share} of the test images have a prompt that also occurs in training",)
 

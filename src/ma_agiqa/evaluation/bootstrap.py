@@ -76,6 +76,7 @@ def bootstrap(
         DataError: shapes differ or values are not finite.
         UsageError: `resamples` below 1 or `level` outside (0, 1).
     """
+    _check(resamples, level)
     mos, pred = metrics.as_pair(mos, pred)
     value = metric(mos, pred)
     with warnings.catch_warnings():
@@ -98,6 +99,7 @@ def bootstrap_all(
     resample which starts at the curve of all images, so where a resample has several local
     optima (few images, hardly any relation) it may end in another one than a cold start.
     """
+    _check(resamples, level)
     mos, pred = metrics.as_pair(mos, pred)
     plain = {name: METRICS[name] for name in ("srcc", "plcc_raw", "krcc")}
     values = {name: metric(mos, pred) for name, metric in METRICS.items()}
@@ -114,10 +116,15 @@ def bootstrap_all(
     return {name: _interval(values[name], draws[name], level=level) for name in METRICS}
 
 
-def _resamples(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield R arrays of n indices drawn with replacement; equal for equal arguments."""
+def _check(resamples: int, level: float) -> None:
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, got {resamples}")
+    if not 0 < level < 1:
+        raise UsageError(f"level must lie between 0 and 1, got {level}")
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield R arrays of n indices drawn with replacement; equal for equal arguments."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield generator.integers(0, n, size=n) if n else np.empty(0, dtype=np.int64)
@@ -125,8 +132,6 @@ def _resamples(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]
 
 def _interval(value: float, draws: Iterable[float], *, level: float) -> Interval:
     """Return the middle `level` share of the defined draws."""
-    if not 0 < level < 1:
-        raise UsageError(f"level must lie between 0 and 1, got {level}")
     all_draws = np.asarray(list(draws), dtype=np.float64)
     defined = all_draws[np.isfinite(all_draws)]
     low = high = float("nan")

@@ -16,7 +16,7 @@ Where a value is undefined or means less than it seems, the answer is this, and 
 
     fewer than 5 pairs           NaN from all: four parameters fit four points exactly
     predictions all equal        NaN correlations; rmse_fitted is the deviation of mos
-    human scores all equal       NaN correlations; rmse_fitted is as computed, about 0
+    human scores all equal       NaN correlations; rmse_fitted is 0, up to rounding
     falling relation             plcc_fitted and rmse_fitted as published code gives them:
                                  plcc_fitted >= 0, because the curve falls too. It measures
                                  strength; direction is what srcc and plcc_raw show
@@ -169,6 +169,9 @@ def _defined(name: str, mos: NDArray[np.float64], pred: NDArray[np.float64]) -> 
 
 def _warn_about(fit: Fit, mos: NDArray[np.float64], pred: NDArray[np.float64], name: str) -> None:
     """Say what a fitted value does not show."""
+    if np.ptp(mos) == 0:
+        _warn(f"{name}: all human scores are equal, so there is nothing to predict")
+        return
     if fit.status == "constant":
         _warn(f"{name}: all predictions are equal, the fitted curve is the mean human score")
         return

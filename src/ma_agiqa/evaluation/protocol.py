@@ -7,6 +7,7 @@ images of the model among those judged are counted and named in the report.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.data.samples import Samples, require_images, some
 from ma_agiqa.data.splits import Rows
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.inference import Scorer
 
@@ -28,7 +30,7 @@ def evaluate(
     split: str,
     target: str | None = None,
     columns: TableColumns | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     command: str = "",
 ) -> EvaluationReport:
     """Score the images of `split` (`NAME:PART`) and compare with people.
@@ -45,24 +47,23 @@ def evaluate(
         DataError: images are missing or cannot be scored.
     """
     name, part = splits.parse(split, default_part="test")
-    samples = registry.load(data, root, columns or TableColumns())
+    samples = registry.load(data, root, columns)
     chosen = splits.resolve(name, samples, root)
     rows = chosen.part(part)
     judged = samples.subset(rows)
     require_images(judged)
-    caveats = (*chosen.caveats, *_seen_in_training(scorer, samples, rows, root))
-    return evaluate_predictions(
-        judged,
+    report = evaluate_predictions(
+        samples,
+        chosen,
+        part,
         _predict(scorer, judged),
         target=target or _target(scorer, samples),
         model=scorer.name,
-        split=name,
-        part=part,
-        protocol=chosen.protocol,
-        caveats=caveats,
         resamples=resamples,
         command=command,
     )
+    seen = _seen_in_training(scorer, samples, rows, root)
+    return dataclasses.replace(report, caveats=(*report.caveats, *seen))
 
 
 def _target(scorer: Scorer, samples: Samples) -> str:

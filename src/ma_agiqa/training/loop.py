@@ -72,8 +72,6 @@ class Trainer:
         self.recipe, self.train, self.val = recipe, train, val
         self.seed, self.device, self.precision = seed, device, precision
         self.spread = float(train.scores.std())
-        if not self.spread > 0:
-            raise DataError("all training images have the same score: there is nothing to learn")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.auxiliary = self._auxiliary_head()
@@ -143,7 +141,7 @@ class Trainer:
 
         inputs = [mix(crops)]
         if recipe.degraded > 0:
-            inputs.extend(degraded_pair(crops[: count // 2], rng=rng))
+            inputs.extend(degraded_pair(crops[: count // 4], rng=rng))
         batch = torch.cat(inputs).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             output = self.model(batch)
@@ -200,7 +198,7 @@ class Trainer:
     def _auxiliary_head(self) -> nn.Linear | None:
         if self.recipe.auxiliary == 0 or self.train.second is None:
             return None
-        return nn.Linear(self.model.width, 1).to(self.device)  # type: ignore[arg-type]
+        return nn.Linear(self.model.width, 1).to(self.device)
 
     def _trained(self) -> list[nn.Parameter]:
         extra = [] if self.auxiliary is None else list(self.auxiliary.parameters())

@@ -17,7 +17,7 @@ import json
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,9 @@ from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.loop import Part, Trainer
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.types import Scale
+
+MIN_VALIDATION = 5
+"""Fewer images than this have no rank correlation to select by."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class TrainRequest:
     device: str = "auto"
     precision: str = "auto"
     resume: bool = False
-    columns: TableColumns = TableColumns()
+    columns: TableColumns = field(default_factory=TableColumns)
 
 
 class Observer(Protocol):
@@ -111,7 +114,9 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
 def _model_config(request: TrainRequest, samples: Samples, split: Split) -> ModelConfig:
     where = environment()
     target = request.target or next(iter(samples.targets))
-    scores = samples.target(target)[split.train]
+    scores = samples.target(target)[split.part("train")]
+    if not np.ptp(scores) > 0:
+        raise DataError("all training images have the same score: there is nothing to learn")
     scale = samples.scale or Scale(float(scores.min()), float(scores.max()), name=target)
     return ModelConfig(
         name="compact",
@@ -138,6 +143,13 @@ def _trainer(request: TrainRequest, config: ModelConfig, samples: Samples, split
     device = devices.resolve(request.device)
     torch.manual_seed(request.seed)
     model = checkpoints.build(config)
+
+    if len(split.val) < MIN_VALIDATION:
+        raise DataError(
+            f"{len(split.val)} validation images cannot select a model, "
+            f"{MIN_VALIDATION} are the least",
+            remedy="use more images, or another split",
+        )
 
     def part(rows: Rows) -> Part:
         chosen = samples.subset(rows)

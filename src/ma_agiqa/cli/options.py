@@ -1,0 +1,43 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str, typer.Option("--model", help="Name from `ma-agiqa models`, a model directory, a Hub id.")
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Commit, tag or branch of a Hub id.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Most images per forward pass; changes no score."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Threads that decode images.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+Data = Annotated[
+    str,
+    typer.Option("--data", help="Name from `ma-agiqa datasets`, or a CSV or Parquet table."),
+]
+DataRoot = Annotated[
+    Path, typer.Option("--root", help="Folder the data set lies in; image paths start there.")
+]
+ImageColumn = Annotated[
+    str, typer.Option("--image-column", help="Of a table: where the image's path stands.")
+]
+ScoreColumn = Annotated[
+    str, typer.Option("--score-column", help="Of a table: where the human score stands.")
+]
+PromptColumn = Annotated[
+    str | None, typer.Option("--prompt-column", help="Of a table: the text behind the image.")
+]
