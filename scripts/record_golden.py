@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from reference import tiny_inputs, tiny_model
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "tiny_network.npz"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from reference import TINY, tiny_inputs, tiny_model
 from torch import Tensor
 
 from ma_agiqa import checkpoints
+from ma_agiqa.cli.convert import convert as convert_command
 from ma_agiqa.convert import (
     convert,
     convert_file,
@@ -24,9 +24,10 @@ from ma_agiqa.convert import (
     read_checkpoint,
     why_dead,
 )
-from ma_agiqa.errors import ModelError
+from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.types import Scale
+from reference import TINY, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 
@@ -173,7 +174,9 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o, protocol=2))]
+)
 def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, save: Any) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "ran"
     save({"gating.bias": Bomb(trace)}, path)
@@ -235,3 +238,8 @@ def test_error_of_a_conversion_names_the_file(tmp_path: Path) -> None:
             network=TINY,
         )
     assert not (tmp_path / "model").exists()
+
+
+def test_a_scale_that_does_not_rise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--low 5 --high 5"):
+        convert_command(tmp_path / "official.pt", tmp_path / "model", low=5.0, high=5.0)

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import reference
 import torch
 from torch import Tensor
 
+import reference
+from ma_agiqa import checkpoints
+from ma_agiqa.cli.convert import convert as convert_command
 from ma_agiqa.convert import convert, official_name
 from ma_agiqa.model import MAAGIQA, Assessment
 
@@ -168,9 +171,17 @@ class Scored(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def scored(fixtures: Path) -> Scored:
-    """The `tame` network as it is used: eval mode, float32, no gradients."""
-    model = load_model(fixtures, "ma_agiqa_head_tame")
+def scored(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """The `tame` network as it is used: a whole official checkpoint goes through
+    `ma-agiqa convert`, the model directory is loaded and scores in eval mode."""
+    folder = tmp_path_factory.mktemp("converted")
+    gains = json.loads((fixtures / "ma_agiqa_head_tame.json").read_text())["gains"]
+    torch.save(reference.official_state(fixtures, gains=gains, dead=True), folder / "official.pt")
+    convert_command(folder / "official.pt", folder / "model")
+    model, config = checkpoints.load(folder / "model")
+    shutil.rmtree(folder)  # a gigabyte
+    assert isinstance(model, MAAGIQA)
+    assert config.preprocess.kind == "paper"
     inputs = (reference.images(2, 224), reference.semantics())
     with torch.inference_mode():
         return Scored(model, inputs, model(*inputs))
