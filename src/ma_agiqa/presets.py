@@ -42,6 +42,14 @@ MODELS: dict[str, ModelPreset] = {
         source="trained by this project from random weights on AGIQA-3K (paper split, train)",
         directory=ASSETS / "compact",
     ),
+    "paper": ModelPreset(
+        summary="MA-AGIQA as published: ViT-B/8 expert and two mPLUG-Owl2 vectors",
+        needs="`ma-agiqa convert` on the official checkpoint, and the extra `paper`",
+        licence="set by its authors: code Apache-2.0, for the weights ask them; the language "
+        "model inside mPLUG-Owl2 is under the LLaMA 2 community licence",
+        source="checkpoint (AGIQA-3K, 30 epochs): Google Drive 1YT9Fryok-ozYPIvT1V3gEnEF-Ij3UxPp; "
+        "mPLUG-Owl2: Hub MAGAer13/mplug-owl2-llama2-7b",
+    ),
 }
 
 

@@ -5,6 +5,11 @@ Kinds:
              A shorter side below `min_side` is refused: there is nothing to judge, and a
              score would be made up. An area above `max_pixels` is reduced, keeping the
              aspect ratio, with an antialiased Lanczos filter.
+    paper    Stretched to 224 x 224 whatever the aspect ratio, values in [-1, 1]. OpenCV's
+             bicubic without antialiasing, as the official data/AIGC_general.py does it: the
+             published weights have seen its aliasing.
+    paper-antialias
+             The same with Pillow's antialiased bicubic; other pixels, so other scores.
 
 What this file does not do: decode files (`images.py`) or augment (`training/`).
 
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +28,11 @@ from PIL import Image
 from torch import Tensor
 
 from ma_agiqa.config import Preprocess
-from ma_agiqa.errors import ImageError, ModelError
+from ma_agiqa.errors import ImageError, MissingExtraError, ModelError
 from ma_agiqa.types import RGB
+
+PAPER_SIDE = 224
+"""Pixels: side of the square that the paper's network sees."""
 
 
 def fit(rgb: RGB, preprocess: Preprocess) -> RGB:
@@ -35,12 +44,18 @@ def fit(rgb: RGB, preprocess: Preprocess) -> RGB:
     """
     if preprocess.kind not in KINDS:
         raise ModelError(f"unknown preprocessing {preprocess.kind!r}, known: {sorted(KINDS)}")
-    return KINDS[preprocess.kind](rgb, preprocess)
+    return KINDS[preprocess.kind].fit(rgb, preprocess)
 
 
 def prepare(rgb: RGB, preprocess: Preprocess) -> Tensor:
-    """Return the float32 input tensor of one image, shape (3, H', W'), values in [0, 1]."""
-    return to_unit(to_chw(fit(rgb, preprocess)))
+    """Return the float32 input tensor of one image, shape (3, H', W')."""
+    return to_input(to_chw(fit(rgb, preprocess)), preprocess)
+
+
+def to_input(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Map uint8 pixel values to the float32 range the network expects; any shape."""
+    unit = to_unit(pixels)
+    return unit.sub_(0.5).div_(0.5) if KINDS[preprocess.kind].centred else unit
 
 
 def to_chw(rgb: RGB) -> Tensor:
@@ -73,6 +88,29 @@ def _native(rgb: RGB, preprocess: Preprocess) -> RGB:
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
 
 
-KINDS: dict[str, Callable[[RGB, Preprocess], RGB]] = {
-    "native": _native,
+def _stretch_aliased(rgb: RGB, preprocess: Preprocess) -> RGB:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("opencv-python-headless", "paper") from error
+    stretched = cv2.resize(rgb, (PAPER_SIDE, PAPER_SIDE), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(stretched)
+
+
+def _stretch_antialiased(rgb: RGB, preprocess: Preprocess) -> RGB:
+    size = (PAPER_SIDE, PAPER_SIDE)
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+
+
+class Kind(NamedTuple):
+    """How an image gets its size, and whether its values are centred to [-1, 1]."""
+
+    fit: Callable[[RGB, Preprocess], RGB]
+    centred: bool
+
+
+KINDS: dict[str, Kind] = {
+    "native": Kind(_native, centred=False),
+    "paper": Kind(_stretch_aliased, centred=True),
+    "paper-antialias": Kind(_stretch_antialiased, centred=True),
 }

@@ -1,0 +1,174 @@
+"""The paper's visual expert: where an image is distorted, and how much each place counts.
+
+Source: paper section 3.1 (MANIQA without its final pooling); official models/MA_AGIQA.py.
+Kept from the official code: the four taps are concatenated along channels and mapped by two
+stages of channel attention, a 1x1 reduction and a windowed stage; local quality is ReLU and
+local weight is sigmoid of a two-layer head each; their product is the evidence, unpooled.
+
+Shapes: B images, L taps, N patches, C channels, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ma_agiqa.errors import ImageError
+from ma_agiqa.experts.attention import ChannelAttention
+from ma_agiqa.experts.backbone import Backbone
+from ma_agiqa.experts.swin import WindowedStage
+
+Keep: TypeAlias = Callable[[str, Tensor], None]
+
+
+class VisualEvidence(NamedTuple):
+    """What the visual expert says, patch by patch, row by row.
+
+    Attributes:
+        quality: local quality s, (B, N), at least 0.
+        weight: local weight w, (B, N), within 0 and 1.
+        evidence: their product f, (B, N).
+    """
+
+    quality: Tensor
+    weight: Tensor
+    evidence: Tensor
+
+
+def patch_head(width: int, dropout: float, activation: nn.Module) -> nn.Sequential:
+    """Two-layer head that gives one number per patch."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1), activation
+    )
+
+
+class AttentionStage(nn.Module):
+    """Channel attention over all channels, 1x1 reduction, windowed attention over places."""
+
+    def __init__(
+        self, *, channels: int, attentions: int, dropout: float, windows: WindowedStage
+    ) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList(
+            ChannelAttention(positions=windows.grid**2, dropout=dropout) for _ in range(attentions)
+        )
+        self.reduce = nn.Linear(channels, windows.width)
+        self.windows = windows
+
+    def forward(self, x_BCN: Tensor, keep: Keep) -> Tensor:
+        """Return (B, N, width)."""
+        for i, attention in enumerate(self.attentions):
+            x_BCN = attention(x_BCN)
+            keep(f"attention{i}", x_BCN)
+        x_BNC = self.reduce(x_BCN.transpose(1, 2))
+        keep("reduced", x_BNC)
+        x_BNC = self.windows(x_BNC)
+        keep("windowed", x_BNC)
+        return x_BNC
+
+
+class VisualExpert(nn.Module):
+    """From a normalised image to one piece of evidence per patch.
+
+    Args:
+        image_size, patch_size: pixels; the patch grid is their quotient squared.
+        width, heads, taps: see `Backbone`.
+        attentions: channel-attention blocks in each of the two stages.
+        stage_widths: channels that the two stages end with.
+        window, window_heads, window_mlp, window_depths, scale: see `WindowedStage`.
+        dropout, drop_path: rates while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        patch_size: int = 8,
+        width: int = 768,
+        heads: int = 12,
+        taps: Sequence[int] = (6, 7, 8, 9),
+        attentions: int = 2,
+        stage_widths: Sequence[int] = (768, 384),
+        window: int = 4,
+        window_heads: int = 4,
+        window_mlp: int = 768,
+        window_depths: Sequence[int] = (2, 2),
+        scale: float = 0.8,
+        dropout: float = 0.1,
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.grid = image_size // patch_size
+        self.backbone = Backbone(
+            image_size=image_size, patch_size=patch_size, width=width, heads=heads, taps=taps
+        )
+
+        def stage(channels: int, width: int) -> AttentionStage:
+            windows = WindowedStage(
+                grid=self.grid,
+                width=width,
+                heads=window_heads,
+                window=window,
+                mlp_width=window_mlp,
+                depths=window_depths,
+                scale=scale,
+                dropout=dropout,
+                drop_path=drop_path,
+            )
+            return AttentionStage(
+                channels=channels, attentions=attentions, dropout=dropout, windows=windows
+            )
+
+        first, second = stage_widths
+        self.stage1 = stage(width * len(taps), first)
+        self.stage2 = stage(first, second)
+        self.quality = patch_head(second, dropout, nn.ReLU())
+        self.weight = patch_head(second, dropout, nn.Sigmoid())
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> VisualEvidence:
+        """Judge every patch.
+
+        Args:
+            images: (B, 3, image_size, image_size), normalised to -1..1.
+            stages: where to put the output of every stage by name; only tests and the
+                curious need it.
+
+        Raises:
+            ImageError: images of another shape.
+        """
+        self.check(images)
+        taps = self.backbone(images)
+        if stages is not None:
+            for tap, (patches, class_token) in zip(self.backbone.taps, taps, strict=True):
+                stages[f"block{tap}"] = torch.cat([class_token, patches], dim=1)
+        x_BCN = torch.cat([patches.transpose(1, 2) for patches, _ in taps], dim=1)
+        x_BNC = self.stage1(x_BCN, _keeper(stages, "stage1."))
+        x_BCN = x_BNC.transpose(1, 2).contiguous()
+        x_BNC = self.stage2(x_BCN, _keeper(stages, "stage2."))
+        quality_BN = self.quality(x_BNC).squeeze(-1)
+        weight_BN = self.weight(x_BNC).squeeze(-1)
+        return VisualEvidence(quality_BN, weight_BN, quality_BN * weight_BN)
+
+    def check(self, images: Tensor) -> None:
+        """Refuse a batch that this network was not built for."""
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ImageError(
+                f"expected images of shape (B, {', '.join(map(str, expected))}), "
+                f"found {tuple(images.shape)}",
+                remedy="preprocess with the transform named in the model's configuration",
+            )
+
+
+def _keeper(stages: dict[str, Tensor] | None, prefix: str) -> Keep:
+    """Return a function that files a stage under its name, or does nothing."""
+
+    def keep(name: str, output: Tensor) -> None:
+        if stages is not None:
+            stages[prefix + name] = output
+
+    return keep

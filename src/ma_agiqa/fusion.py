@@ -1,0 +1,78 @@
+"""Mixture of experts over quality evidence.
+
+Experts describe the same image; a gate weighs them and the weighted sum is read out as one
+score. Everything after the gate is linear, so the score splits exactly into one contribution
+per expert plus a bias.
+
+Source: paper section 3.3; official models/MA_AGIQA.py.
+Kept from the official code: the gate is linear, without softmax, so weights may be negative
+and need not sum to one; semantic evidence passes ReLU and dropout, visual evidence neither.
+Ours: `gate="softmax"` as a named option; a mixture of one expert has no gate, its weight is 1.
+
+Shapes: B images, E experts, D evidence width, F feature width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ma_agiqa.errors import UsageError
+
+GATES = ("linear", "softmax")
+
+
+class Mixture(NamedTuple):
+    """A score and where it comes from.
+
+    Attributes:
+        score: (B,), `contributions.sum(1) + bias` up to rounding.
+        gate: weight of each expert, (B, E).
+        contributions: what each expert adds to the score, (B, E).
+        blend: weighted sum of the evidence, (B, D).
+    """
+
+    score: Tensor
+    gate: Tensor
+    contributions: Tensor
+    blend: Tensor
+
+
+class SemanticProjection(nn.Sequential):
+    """Turn one semantic vector into evidence: (B, F) -> (B, D)."""
+
+    def __init__(self, *, features: int, width: int, dropout: float) -> None:
+        super().__init__(nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout))
+
+
+class GatedMixture(nn.Module):
+    """Blend E evidence vectors into one scalar per image."""
+
+    def __init__(self, *, experts: int, width: int, gate: str = "linear") -> None:
+        super().__init__()
+        if experts < 1 or width < 1:
+            raise ValueError(f"experts and width must be positive, got {experts=} {width=}")
+        if gate not in GATES:
+            raise UsageError(f"unknown gate {gate!r}", remedy=f"choose from {', '.join(GATES)}")
+        self.normalise = gate == "softmax"
+        self.gate = nn.Linear(experts * width, experts) if experts > 1 else None
+        self.readout = nn.Linear(width, 1)
+
+    def forward(self, evidence_BED: Tensor) -> Mixture:
+        """Return one unbounded score per image and its parts."""
+        if self.gate is None:
+            gate_BE = evidence_BED.new_ones(evidence_BED.shape[:2])
+        else:
+            gate_BE = self.gate(evidence_BED.flatten(1))
+            if self.normalise:
+                gate_BE = gate_BE.softmax(dim=1)
+        blend_BD = torch.einsum("be,bed->bd", gate_BE, evidence_BED)
+        said_BE = evidence_BED @ self.readout.weight.squeeze(0)
+        return Mixture(
+            score=self.readout(blend_BD).squeeze(1),
+            gate=gate_BE,
+            contributions=gate_BE * said_BE,
+            blend=blend_BD,
+        )

@@ -1,0 +1,159 @@
+"""MA-AGIQA: one image and a few semantic vectors in, one quality score and its reasons out.
+
+Source: paper figure 2; official models/MA_AGIQA.py.
+Experts stand in the official order: semantic vectors first (the paper's meaning, then
+coherence), the visual expert last. Kept from the official code: see `experts` and `fusion`.
+What this file does not do: read images (`transforms.py`), extract semantic vectors
+(`experts/semantic.py`), convert published weights (`convert.py`).
+
+Shapes: B images, K semantic vectors, F their width, E = K + 1 experts, N = h x w patches,
+D evidence width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ma_agiqa.errors import FeatureError
+from ma_agiqa.experts.visual import VisualExpert
+from ma_agiqa.fusion import GatedMixture, Mixture, SemanticProjection
+
+
+class Assessment(NamedTuple):
+    """What the network says about a batch; scores are on the scale it was trained on.
+
+    Attributes:
+        score: (B,), unbounded.
+        gate: weight of each expert, (B, E), experts in order, visual last.
+        contributions: what each expert adds, (B, E); with `bias` they sum to `score`.
+        bias: what the readout adds whatever the image, (B,).
+        patch_quality: the visual evidence f = s * w as a map, (B, h, w).
+        patch_contributions: what each patch adds to the visual contribution, (B, h, w).
+            Exact as arithmetic, approximate as geography: the scrambled attention residual
+            mixes places.
+        patch_constant: the rest of the visual contribution, (B,).
+    """
+
+    score: Tensor
+    gate: Tensor
+    contributions: Tensor
+    bias: Tensor
+    patch_quality: Tensor
+    patch_contributions: Tensor
+    patch_constant: Tensor
+
+
+class MAAGIQA(nn.Module):
+    """The paper's network. The defaults are the paper's; all arguments are plain data.
+
+    Args:
+        semantics: how many semantic vectors come with an image; 0 gives the visual expert
+            alone.
+        semantic_width: their width.
+        evidence_width: width in which experts meet; the number of patches if not given.
+        gate: "linear" as published, or "softmax".
+        visual: arguments of `VisualExpert` where they differ from the paper's.
+        dropout: rate after each semantic projection, while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        semantics: int = 2,
+        semantic_width: int = 4096,
+        evidence_width: int | None = None,
+        gate: str = "linear",
+        visual: Mapping[str, Any] | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.semantic_width = semantic_width
+        self.visual = VisualExpert(**(visual or {}))
+        patches = self.visual.grid**2
+        evidence_width = patches if evidence_width is None else evidence_width
+        self.semantic_projections = nn.ModuleList(
+            SemanticProjection(features=semantic_width, width=evidence_width, dropout=dropout)
+            for _ in range(semantics)
+        )
+        self.visual_projection = nn.Linear(patches, evidence_width)
+        self.mixture = GatedMixture(experts=semantics + 1, width=evidence_width, gate=gate)
+
+    def forward(
+        self,
+        images: Tensor,
+        semantics: Tensor | None = None,
+        stages: dict[str, Tensor] | None = None,
+    ) -> Assessment:
+        """Score a batch.
+
+        Args:
+            images: (B, 3, H, W) at the network's size, normalised to -1..1.
+            semantics: (B, K, F), finite; None if and only if the network takes none.
+            stages: where to put the output of every stage by name; for tests.
+
+        Raises:
+            ImageError: images of another size.
+            FeatureError: another number or width of vectors, or values that are not finite.
+        """
+        vectors = self.check_semantics(semantics, batch=images.shape[0])
+        visual = self.visual(images, stages)
+        # The few numbers from here on are kept in the parameters' precision under autocast:
+        # bfloat16 would round a score of 3.99 to 3.98.
+        with torch.autocast(images.device.type, enabled=False):
+            dtype = self.visual_projection.weight.dtype
+            patches_BN = visual.evidence.to(dtype)
+            evidence = [
+                project(vector.to(dtype))
+                for project, vector in zip(self.semantic_projections, vectors, strict=True)
+            ]
+            evidence_BED = torch.stack([*evidence, self.visual_projection(patches_BN)], dim=1)
+            mixture = self.mixture(evidence_BED)
+            assessment = self.explain(patches_BN, mixture)
+        if stages is not None:
+            stages["quality"], stages["weight"], stages["patches"] = visual
+            stages["evidence"] = evidence_BED
+            stages["gate"], stages["blend"] = mixture.gate, mixture.blend
+        return assessment
+
+    def explain(self, patches_BN: Tensor, mixture: Mixture) -> Assessment:
+        """Split the visual contribution over the patches it came from."""
+        readout_D = self.mixture.readout.weight.squeeze(0)
+        visual_gate_B = mixture.gate[:, -1]
+        per_patch_N = readout_D @ self.visual_projection.weight
+        patch_contributions_BN = visual_gate_B[:, None] * per_patch_N * patches_BN
+        map_size = (self.visual.grid, self.visual.grid)
+        return Assessment(
+            score=mixture.score,
+            gate=mixture.gate,
+            contributions=mixture.contributions,
+            bias=self.mixture.readout.bias.expand_as(mixture.score),
+            patch_quality=patches_BN.unflatten(1, map_size),
+            patch_contributions=patch_contributions_BN.unflatten(1, map_size),
+            patch_constant=visual_gate_B * (readout_D @ self.visual_projection.bias),
+        )
+
+    def check_semantics(self, semantics: Tensor | None, *, batch: int) -> tuple[Tensor, ...]:
+        """Return the K vectors of shape (B, F), or refuse them.
+
+        Whether values are finite is not checked inside `torch.compile`, which cannot branch
+        on data without breaking the graph.
+        """
+        expected = (batch, len(self.semantic_projections), self.semantic_width)
+        if semantics is None:
+            if expected[1]:
+                raise FeatureError(f"expected semantics of shape {expected}, found none")
+            return ()
+        if tuple(semantics.shape) != expected or not expected[1]:
+            wanted = f"semantics of shape {expected}" if expected[1] else "no semantics"
+            raise FeatureError(f"expected {wanted}, found shape {tuple(semantics.shape)}")
+        if not torch.compiler.is_compiling() and not bool(semantics.isfinite().all()):
+            rows = (~semantics.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise FeatureError(
+                f"expected finite semantics, found NaN or infinity in rows {rows} of the batch",
+                remedy="extract the features of those images again",
+            )
+        return semantics.unbind(1)

@@ -1,0 +1,77 @@
+"""The paper's preprocessing gives the official tensors, bit by bit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ma_agiqa import transforms
+from ma_agiqa.config import Preprocess
+from ma_agiqa.errors import MissingExtraError, ModelError
+
+PAPER = Preprocess(kind="paper")
+NAMES = ["img0_300x200", "img1_512x512", "img2_97x211", "img3_rgba_120x90", "img4_gray_64x80"]
+
+
+def official_rgb(png: bytes) -> np.ndarray:
+    """Decode as the official code does: alpha is cut off, where `images.py` puts it on white."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paper_equals_the_official_tensor(fixtures: Path, name: str) -> None:
+    pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+    about = json.loads((fixtures / "preprocess.json").read_text())["images"][name]
+    with np.load(fixtures / "preprocess.npz") as recorded:
+        rgb = official_rgb(recorded[f"{name}/png"].tobytes())
+        fitted = transforms.fit(rgb, PAPER)
+        assert np.array_equal(fitted.transpose(2, 0, 1), recorded[f"{name}/dnn_uint8"])
+        tensor = transforms.prepare(rgb, PAPER).numpy()
+        sample = tensor.reshape(-1)[:: int(recorded[f"{name}/dnn/stride"])][:2048]
+        assert np.array_equal(sample, recorded[f"{name}/dnn/sample"])
+        if f"{name}/dnn/full" in recorded.files:
+            assert np.array_equal(tensor, recorded[f"{name}/dnn/full"])
+    assert hashlib.sha256(tensor.tobytes()).hexdigest() == about["dnn_sha256_float32"]
+
+
+def test_antialiased_option_differs_and_averages() -> None:
+    pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+    stripes = np.zeros((896, 896, 3), np.uint8)
+    stripes[:, ::2] = 255
+    smooth = transforms.prepare(stripes, Preprocess(kind="paper-antialias"))
+    assert smooth.shape == (3, 224, 224)
+    # a fine stripe pattern of black and white is grey: 0 within one 8-bit level
+    assert smooth[:, 8:-8, 8:-8].abs().max() <= 2 / 255
+    aliased = transforms.prepare(stripes, PAPER)
+    assert not np.array_equal(smooth.numpy(), aliased.numpy())
+
+
+@pytest.mark.parametrize("kind", ["paper", "paper-antialias"])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (2000, 3, 3), (224, 224, 3)])
+def test_any_size_becomes_the_same_square(kind: str, shape: tuple[int, ...]) -> None:
+    pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+    rgb = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    tensor = transforms.prepare(rgb, Preprocess(kind=kind))
+    assert tensor.shape == (3, 224, 224)
+    assert tensor.min() >= -1
+    assert tensor.max() <= 1
+    if shape[:2] == (224, 224):
+        assert np.array_equal(transforms.fit(rgb, Preprocess(kind=kind)), rgb)
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(ModelError, match="unknown preprocessing 'papre'"):
+        transforms.prepare(np.zeros((8, 8, 3), np.uint8), Preprocess(kind="papre"))
+
+
+def test_missing_opencv_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"opencv-python-headless.*ma-agiqa\[paper\]"):
+        transforms.prepare(np.zeros((8, 8, 3), np.uint8), PAPER)
