@@ -30,7 +30,8 @@ def main() -> None:
     trained = config.trained_on
     assert trained is not None, "a model of a training run knows its training set"
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in options.reports]
-    card = written.split("```", 1)[0] + sections(history, reports, highest=trained.score_quantiles[-1])
+    highest = trained.score_quantiles[-1]
+    card = written.split("```", 1)[0] + sections(history, reports, highest=highest)
     directory = MODELS["compact"].directory
     assert directory is not None
     checkpoints.save(directory, model, config, card=card)
@@ -43,7 +44,8 @@ def sections(
     """Return the parts of the card that only a finished, evaluated run can fill."""
     hours = sum(line["seconds"] for line in history) / 3600
     own = next(r for r in reports if r["model"] == "compact" and r["split"] == "paper")
-    return f"""- Training took {hours:.2f} hours for {len(history)} epochs on {own["environment"]["hardware"]}.
+    machine = own["environment"]["hardware"]
+    return f"""- Training took {hours:.2f} hours for {len(history)} epochs on {machine}.
 
 ## Measured
 

@@ -16,16 +16,22 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SHORT = ["--set", "epochs=1", "--set", "crop=32", "--set", "batch_size=4"]
 
 
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of the README in one language; shell blocks name none."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in fences if name == language]
+
+
 def commands() -> list[str]:
     """Return the shell commands of the README, one per element, comments removed."""
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
+    text = "\n".join(blocks("")).replace("\\\n", " ")
     lines = (line.partition("  #")[0].strip() for line in text.splitlines())
     return [line for line in lines if "ma-agiqa " in line and not line.startswith("git clone")]
 
@@ -81,7 +87,7 @@ def test_scoring_commands_run(line: str, desk: Path) -> None:
 
 
 def test_the_python_lines_run() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
