@@ -66,13 +66,25 @@ def check_names(model: MPLUGOwl2, names: Iterable[str], *, source: str) -> None:
         )
 
 
-def take_over(model: MPLUGOwl2, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Make the tensors the model's parameters, without a copy; check the tables among them.
+def take_over(
+    model: MPLUGOwl2,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Make the tensors the model's parameters; check the tables among them.
+
+    Args:
+        device, dtype: what to convert to; a tensor that is there already is not copied.
 
     Raises:
         ModelError: a shape or a table differs.
     """
     expected = model.state_dict()
+    tables = dict(model.named_buffers())
+    parameters = {}
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise ModelError(
@@ -80,10 +92,10 @@ def take_over(model: MPLUGOwl2, tensors: Mapping[str, Tensor], *, source: str) -
                 path=source,
                 remedy=_WRONG_MODEL,
             )
-    tables = {name: table for name, table in model.named_buffers() if name in tensors}
-    for name, table in tables.items():
-        _check_table(name, tensors[name], table, source)
-    parameters = {name: tensor for name, tensor in tensors.items() if name not in tables}
+        if name in tables:
+            _check_table(name, tensor, tables[name], source)
+        else:
+            parameters[name] = tensor.to(device=device, dtype=dtype)
     model.load_state_dict(parameters, strict=False, assign=True)
 
 
@@ -101,7 +113,7 @@ def _check_table(name: str, stored: Tensor, computed: Tensor, source: str) -> No
 
 
 def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return f"no {what} tensors"
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{len(names)} {what} tensors" + (
-        f": {', '.join(names[:_NAMES_SHOWN])}{more}" * bool(names)
-    )
+    return f"{len(names)} {what} tensors: {', '.join(names[:_NAMES_SHOWN])}{more}"
