@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from ma_agiqa.lmm.mplug_owl2.loading import RELEASED, load_checkpoint
 from ma_agiqa.lmm.mplug_owl2.model import MPLUGOwl2, Schedule
 from ma_agiqa.lmm.mplug_owl2.tokenizer import Tokenizer
 from ma_agiqa.types import RGB
+
+if TYPE_CHECKING:
+    from ma_agiqa.experts.semantic import SemanticEncoder
 
 
 class MPLUGOwl2Encoder:
@@ -96,3 +100,7 @@ class MPLUGOwl2Encoder:
     @property
     def _side(self) -> int:
         return self.model.config.vision.image_size
+
+
+if TYPE_CHECKING:  # the type checker holds the encoder to the protocol
+    _checked: type[SemanticEncoder] = MPLUGOwl2Encoder

@@ -38,7 +38,7 @@ from ma_agiqa.lmm.mplug_owl2.prompts import (
 from ma_agiqa.lmm.mplug_owl2.vision import VisionModel
 
 Schedule = Literal["cached", "official"]
-_PROMPTS_KEPT = 8  # sets of questions; one set of two takes 40 MB in the released model
+_PROMPTS_KEPT = 8  # sets of questions; a set of two takes 60 MB in the released model
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class MPLUGOwl2(nn.Module):
         return pixel_values.to(self.lm_head.weight)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MPLUGOwl2:
-        self._prompts.clear()  # a new device or dtype
+        self._prompts.clear()  # of another device or dtype; a pointer may be handed out again
         super()._apply(fn, recurse)
         return self
 
