@@ -1,8 +1,10 @@
-"""A tiny mPLUG-Owl2 for tests: its configuration and weights that follow from their names."""
+"""A tiny mPLUG-Owl2 for tests: configuration, weights that follow from names, tokenizer."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ from torch import Tensor
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
 from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
 from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+
+TEXT = """USER: Evaluate if the image quality is compromised. ASSISTANT: The image is coherent.
+The input image lacks meaningful semantic content, and its quality is a question of coherence.
+A painting of a fox in a hat; the hands have six fingers. ASSISTANT: USER: prompts and images."""
 
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "normk.weight", "ffn_ln.weight")
 
@@ -69,3 +75,29 @@ def model(*, seed: int = 0, **changes: Any) -> MPLUGOwl2:
     """Return the tiny model."""
     configuration = config(**changes)
     return build(configuration, weights(configuration, seed=seed))
+
+
+@cache
+def tokenizer_model() -> bytes:
+    """Return a small sentencepiece model with LLaMA's settings, 360 pieces.
+
+    BPE, unknown characters as bytes, a space put before every text, no space removed.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=360,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
