@@ -27,7 +27,7 @@ from ma_agiqa.convert import (
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.types import Scale
-from reference import TINY, tiny_inputs, tiny_model
+from official_network import TINY, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 

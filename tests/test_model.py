@@ -17,7 +17,7 @@ from ma_agiqa.experts.attention import ChannelAttention, transpose_and_reshape
 from ma_agiqa.experts.swin import drop_path, relative_position_index, shift_mask, window_order
 from ma_agiqa.fusion import GatedMixture
 from ma_agiqa.model import MAAGIQA, Assessment
-from reference import TINY, tiny_inputs, tiny_model
+from official_network import TINY, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 

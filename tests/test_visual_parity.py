@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import official_network
 import reference
 from ma_agiqa import checkpoints
 from ma_agiqa.cli.convert import convert as convert_command
@@ -79,7 +80,7 @@ class Run(NamedTuple):
 
 def load_model(fixtures: Path, fixture: str, *, network: dict | None = None) -> MAAGIQA:
     gains = json.loads((fixtures / f"{fixture}.json").read_text())["gains"]
-    return convert(reference.official_state(fixtures, gains=gains), network=network)[0]
+    return convert(official_network.official_state(fixtures, gains=gains), network=network)[0]
 
 
 @pytest.fixture(scope="session", params=CASES)
@@ -93,7 +94,9 @@ def run(request: pytest.FixtureRequest, fixtures: Path) -> Run:
     model = load_model(fixtures, case.fixture, network=NO_DROPOUT).to(case.dtype).train()
     stages: dict[str, Tensor] = {}
     score = model(
-        reference.images(2, 224).to(case.dtype), reference.semantics().to(case.dtype), stages
+        official_network.images(2, 224).to(case.dtype),
+        official_network.semantics().to(case.dtype),
+        stages,
     ).score
     loss = torch.nn.functional.mse_loss(score, target)
     loss.backward()
@@ -176,13 +179,15 @@ def scored(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
     `ma-agiqa convert`, the model directory is loaded and scores in eval mode."""
     folder = tmp_path_factory.mktemp("converted")
     gains = json.loads((fixtures / "ma_agiqa_head_tame.json").read_text())["gains"]
-    torch.save(reference.official_state(fixtures, gains=gains, dead=True), folder / "official.pt")
+    torch.save(
+        official_network.official_state(fixtures, gains=gains, dead=True), folder / "official.pt"
+    )
     convert_command(folder / "official.pt", folder / "model")
     model, config = checkpoints.load(folder / "model")
     shutil.rmtree(folder)  # a gigabyte
     assert isinstance(model, MAAGIQA)
     assert config.preprocess.kind == "paper"
-    inputs = (reference.images(2, 224), reference.semantics())
+    inputs = (official_network.images(2, 224), official_network.semantics())
     with torch.inference_mode():
         return Scored(model, inputs, model(*inputs))
 
@@ -246,9 +251,9 @@ def test_weight_rule_gives_the_recorded_bits(fixtures: Path) -> None:
 def test_input_rule_gives_the_recorded_bits(fixtures: Path) -> None:
     recorded = json.loads((fixtures / "ma_agiqa_head.json").read_text())["inputs"]["sha256"]
     inputs = {
-        "images": reference.images(2, 224),
-        "tensor1": reference.semantic_vector("tensor1", 2, 4096),
-        "tensor2": reference.semantic_vector("tensor2", 2, 4096),
+        "images": official_network.images(2, 224),
+        "tensor1": official_network.semantic_vector("tensor1", 2, 4096),
+        "tensor2": official_network.semantic_vector("tensor2", 2, 4096),
     }
     assert {
         name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in inputs.items()

@@ -1,0 +1,1 @@
+"""Large multimodal models that answer for meaning and coherence, all behind `SemanticEncoder`."""
