@@ -374,7 +374,8 @@ def test_load_reads_a_model_directory(tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "model", network, config, card="for a test")
     scorer = load(tmp_path / "model", device="cpu")
     expected = Scorer(network, config, device="cpu")(noise(3)).score
-    assert scorer(noise(3)).score == expected
+    # Loading may bring the network into a faster form, equal up to rounding.
+    assert scorer(noise(3)).score == pytest.approx(expected, abs=TOLERANCE)
     assert not scorer.model.training
 
 

@@ -138,7 +138,8 @@ def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: 
             text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
             (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
             (fresh / CARD).write_text(card, encoding="utf-8")
-            fresh.chmod(0o755)
+            fresh.chmod(0o755)  # made private by mkdtemp; a model is not a secret
+            (fresh / WEIGHTS).chmod(0o644)
             _replace(fresh, directory)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -54,7 +54,11 @@ def prepare(rgb: RGB, preprocess: Preprocess) -> Tensor:
 
 def to_input(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """Map uint8 pixel values to the float32 range the network expects; any shape."""
-    unit = to_unit(pixels)
+    return from_unit(to_unit(pixels), preprocess)
+
+
+def from_unit(unit: Tensor, preprocess: Preprocess) -> Tensor:
+    """Map values in [0, 1] to the range the network expects; may write into `unit`."""
     return unit.sub_(0.5).div_(0.5) if KINDS[preprocess.kind].centred else unit
 
 

@@ -9,11 +9,8 @@ import typer
 
 from ma_agiqa.cli import options
 
-TRAINABLE = ("compact",)
-
-
 Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
-Architecture = Annotated[str, typer.Option("--model", help="What to train.")]
+Architecture = Annotated[str, typer.Option("--model", help="What to train: compact or visual.")]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="Recipe preset; else the one named like the model.")
 ]
@@ -34,6 +31,14 @@ Settings = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")]
 
+Backbone = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        help="Start of the vision transformer: published, random, or a safetensors file.",
+    ),
+]
+
 
 def train(
     data: options.Data,
@@ -48,27 +53,32 @@ def train(
     device: options.Device = "auto",
     precision: Precision = "auto",
     resume: Resume = False,
+    backbone: Backbone = "published",
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
     from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data.samples import hint
     from ma_agiqa.errors import UsageError
     from ma_agiqa.training.recipe import RECIPES, with_settings
     from ma_agiqa.training.run import TrainRequest
     from ma_agiqa.training.run import train as run
+    from ma_agiqa.training.starts import STARTS
 
-    if model not in TRAINABLE:
-        raise UsageError(f"nothing named {model!r} to train", remedy=f"known: {TRAINABLE}")
-    name = recipe or model
+    if model not in STARTS:
+        raise UsageError(f"nothing named {model!r} to train{hint(model, STARTS, 'known are')}")
+    name = recipe or STARTS[model].recipe
     if name not in RECIPES:
-        raise UsageError(f"no recipe named {name!r}", remedy=f"known: {', '.join(RECIPES)}")
+        raise UsageError(f"no recipe named {name!r}{hint(name, RECIPES, 'known are')}")
     request = TrainRequest(
         data=data,
         root=root,
         out=out,
         recipe=with_settings(RECIPES[name], settings or []),
+        model=model,
+        backbone=backbone,
         split=split,
         target=target,
         seed=seed,

@@ -1,10 +1,17 @@
-"""Crops and mixtures that leave quality as it is.
+"""What a network sees of a training image: views that leave quality as it is.
 
-Only what people would not see as a change of quality: a crop at the image's own resolution,
-a mirror image. Nothing is resized, recoloured or sharpened. All randomness comes from the
-generator given, so an epoch repeats exactly from its seed.
+    crops    a random crop at the image's own resolution, mirrored left to right at times
+    mirror   the whole image, mirrored left to right at times
+    paper    the whole image as the official code turns it: by 90, 180 or 270 degrees with
+             probability 0.7, then upside down with probability 0.7
 
-Shapes: B images, S side of the crop.
+Nothing is resized, recoloured or sharpened. All randomness comes from the generator given,
+so an epoch repeats exactly from its seed.
+
+Source of `paper`: official utils/process.py. Its "horizontal flip" applies numpy's fliplr to
+an array of shape (C, H, W), which turns the picture upside down. Kept as it is.
+
+Shapes: B images, H, W their size, S side of the crop.
 """
 
 from __future__ import annotations
@@ -16,7 +23,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.transforms import to_unit
+
+PAPER_SHARE = 0.7
+PAPER_TURNS = (0.33, 0.33, 0.34)  # of one, two and three quarter turns
+
+
+def views(images: Sequence[Tensor], recipe: Recipe, *, rng: np.random.Generator) -> Tensor:
+    """Return one view of each uint8 (3, H, W) image as float (B, 3, S, S) in [0, 1]."""
+    if recipe.views == "crops":
+        return random_crops(images, side=recipe.crop, turn=recipe.turn, rng=rng)
+    if recipe.views == "mirror":
+        mirrored = rng.random(len(images)) < recipe.turn
+        chosen = [i.flip(2) if m else i for i, m in zip(images, mirrored, strict=True)]
+    else:
+        chosen = [paper_view(image, rng=rng) for image in images]
+    return to_unit(torch.stack(chosen))
+
+
+def paper_view(image: Tensor, *, rng: np.random.Generator) -> Tensor:
+    """Turn a square (3, S, S) image as the official training does."""
+    if rng.random() < PAPER_SHARE:
+        image = image.rot90(int(rng.choice((1, 2, 3), p=PAPER_TURNS)), (1, 2))
+    return image.flip(1) if rng.random() < PAPER_SHARE else image
 
 
 def random_crops(

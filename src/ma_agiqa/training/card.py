@@ -7,7 +7,6 @@ known here: `ma-agiqa evaluate` measures them, and whoever publishes the model a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from ma_agiqa.config import ModelConfig
@@ -15,12 +14,14 @@ from ma_agiqa.data.splits import Split
 from ma_agiqa.training.recipe import Recipe
 
 
-def training_card(
-    config: ModelConfig, recipe: Recipe, history: Sequence[dict[str, Any]], split: Split
-) -> str:
-    """Return the card's text (Markdown with the Hub's metadata block)."""
+def training_card(config: ModelConfig, recipe: Recipe, best: dict[str, Any], split: Split) -> str:
+    """Return the card's text (Markdown with the Hub's metadata block).
+
+    Args:
+        best: the log line of the epoch whose weights the card goes with.
+    """
     assert config.trained_on is not None, "a trained model knows its training set"
-    trained, best = config.trained_on, max(history, key=lambda line: line["srcc"])
+    trained = config.trained_on
     settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
     return f"""---
 library_name: ma-agiqa

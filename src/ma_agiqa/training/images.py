@@ -56,6 +56,10 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def normalise(self, unit: Tensor) -> Tensor:
+        """Map pixel values from [0, 1] to the range the network expects."""
+        return transforms.from_unit(unit, self.preprocess)
+
     def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[list[Tensor]]:
         """Yield the images of each planned batch, decoding one batch ahead."""
         ahead = None

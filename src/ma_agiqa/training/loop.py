@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.metrics import plcc_raw, srcc
-from ma_agiqa.training.augment import mixture, random_crops
+from ma_agiqa.training.augment import mixture, views
 from ma_agiqa.training.degrade import degraded_pair
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.losses import ranking_loss, score_loss
+from ma_agiqa.training.optimisation import build_optimiser, enable_checkpointing, learning_rate
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.transforms import to_unit
 
@@ -36,20 +37,31 @@ from ma_agiqa.transforms import to_unit
 class Part:
     """Images of one part of a split with their human scores.
 
-    `second` holds the scores of an auxiliary target, or None. Arrays have shape (n,).
+    Attributes:
+        scores: shape (n,).
+        second: scores of an auxiliary target, shape (n,), or None.
+        semantics: vectors of K questions, shape (n, K, F), or None for a network without.
     """
 
     images: TrainingImages
     scores: NDArray[np.float64]
     second: NDArray[np.float64] | None = None
+    semantics: Tensor | None = None
+
+    def semantics_of(self, positions: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+        """Return what the network takes besides images: () or one tensor (B, K, F)."""
+        if self.semantics is None:
+            return ()
+        return (self.semantics[list(positions)].float().to(device),)
 
 
 class Trainer:
     """Owns the network, its moving average, the optimiser and the step count.
 
     Args:
-        model: network whose forward returns a record with `.score`, and whose `features`
-            gives the map the auxiliary target is read from.
+        model: network whose forward returns a record with `.score`; where it also has
+            `.features` (B, C, h, w) and the network a `width` C, the auxiliary target is read
+            from them.
         precision: `float32`, or `bfloat16` for automatic mixed precision.
     """
 
@@ -72,10 +84,13 @@ class Trainer:
         self.recipe, self.train, self.val = recipe, train, val
         self.seed, self.device, self.precision = seed, device, precision
         self.spread = float(train.scores.std())
+        if recipe.checkpointing:
+            enable_checkpointing(model)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.auxiliary = self._auxiliary_head()
-        self.optimiser = torch.optim.AdamW(self._parameter_groups(), lr=0.0)
+        extra = () if self.auxiliary is None else self.auxiliary.parameters()
+        self.optimiser = build_optimiser(self.model, extra, recipe)
         self.steps_per_epoch = len(train.images) // recipe.batch_size
         self.step = 0
 
@@ -103,7 +118,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Return SRCC and raw PLCC of the averaged weights on whole validation images."""
         predicted = predict(
-            self.average.eval(), self.val.images, device=self.device, precision=self.precision
+            self.average.eval(), self.val, device=self.device, precision=self.precision
         )
         mos = self.val.scores
         return {"srcc": srcc(mos, predicted), "plcc_raw": plcc_raw(mos, predicted)}
@@ -130,7 +145,7 @@ class Trainer:
         self, positions: Sequence[int], images: list[Tensor], rng: np.random.Generator
     ) -> Tensor:
         recipe, count = self.recipe, len(positions)
-        crops = random_crops(images, side=recipe.crop, turn=recipe.turn, rng=rng).to(self.device)
+        seen = views(images, recipe, rng=rng).to(self.device)
         targets = self._targets(self.train.scores, positions)
         targets = targets + recipe.score_noise * self.spread * torch.randn(count).to(self.device)
         factor, partners = mixture(count, share=recipe.mixup, rng=rng)
@@ -139,36 +154,39 @@ class Trainer:
         def mix(x: Tensor) -> Tensor:
             return x if factor == 1.0 else factor * x + (1 - factor) * x[partners]
 
-        inputs = [mix(crops)]
+        inputs = [mix(seen)]
         if recipe.degraded > 0:
-            inputs.extend(degraded_pair(crops[: count // 4], rng=rng))
-        batch = torch.cat(inputs).contiguous(memory_format=torch.channels_last)
+            inputs.extend(degraded_pair(seen[: count // 4], rng=rng))
+        batch = self.train.images.normalise(torch.cat(inputs))
         with autocast(self.device, self.precision):
-            output = self.model(batch)
+            output = self.model(
+                batch.contiguous(memory_format=torch.channels_last),
+                *self.train.semantics_of(positions, self.device),
+            )
         score = output.score.float()
-        loss = score_loss(
-            score[:count], mix(targets), spread=self.spread, correlation=recipe.correlation
-        )
+        loss = score_loss(score[:count], mix(targets), recipe=recipe, spread=self.spread)
         if self.auxiliary is not None and self.train.second is not None:
             second = mix(self._targets(self.train.second, positions))
             guess = self.auxiliary(output.features[:count].float().mean((2, 3)))[:, 0]
             loss = loss + recipe.auxiliary * F.smooth_l1_loss(guess, second)
         if recipe.degraded > 0:
             mild, strong = score[count:].chunk(2)
-            clean = score[: len(mild)]
             ranking = ranking_loss(mild, strong, spread=self.spread)
-            if factor == 1.0:
-                ranking = ranking + ranking_loss(clean, mild, spread=self.spread)
+            if factor == 1.0:  # a mixture is no clean picture to rank above its copies
+                ranking = ranking + ranking_loss(score[: len(mild)], mild, spread=self.spread)
             loss = loss + recipe.degraded * ranking
         self._update(loss)
         return loss.detach()
 
     def _update(self, loss: Tensor) -> None:
+        rate = learning_rate(self.recipe, self.step, self.steps_per_epoch * self.recipe.epochs)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = rate * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip_norm)
+        if self.recipe.clip_norm > 0:
+            trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
         self.optimiser.step()
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         average, current = self.average.state_dict(), self.model.state_dict()
@@ -177,14 +195,6 @@ class Trainer:
             [average[k] for k in floating], [current[k] for k in floating], 1 - decay
         )
         self.step += 1
-
-    def _learning_rate(self) -> float:
-        total = self.steps_per_epoch * self.recipe.epochs
-        warmup = max(1, int(total * self.recipe.warmup))
-        if self.step < warmup:
-            return self.recipe.learning_rate * (self.step + 1) / warmup
-        past = (self.step - warmup) / max(1, total - warmup)
-        return self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * past))
 
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
         """Shuffle the images into full batches; those left over wait for another epoch."""
@@ -196,27 +206,16 @@ class Trainer:
         return torch.tensor(scores[list(positions)], dtype=torch.float32, device=self.device)
 
     def _auxiliary_head(self) -> nn.Linear | None:
-        if self.recipe.auxiliary == 0 or self.train.second is None:
+        """Return a head for the second target, thrown away after training."""
+        width = getattr(self.model, "width", None)
+        if self.recipe.auxiliary == 0 or self.train.second is None or width is None:
             return None
-        return nn.Linear(self.model.width, 1).to(self.device)
-
-    def _trained(self) -> list[nn.Parameter]:
-        extra = [] if self.auxiliary is None else list(self.auxiliary.parameters())
-        return [*self.model.parameters(), *extra]
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Decay matrices and kernels, not biases and norms."""
-        decayed = [p for p in self._trained() if p.ndim > 1]
-        free = [p for p in self._trained() if p.ndim <= 1]
-        return [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
+        return nn.Linear(width, 1).to(self.device)
 
 
 def predict(
     model: nn.Module,
-    images: TrainingImages,
+    part: Part,
     *,
     device: torch.device,
     precision: str = "float32",
@@ -224,20 +223,28 @@ def predict(
 ) -> NDArray[np.float64]:
     """Score whole images in order; returns shape (n,). Only equal sizes share a batch."""
     scores: list[Tensor] = []
+    pending: list[tuple[int, Tensor]] = []
 
-    def flush(pending: list[Tensor]) -> None:
-        if pending:
-            batch = to_unit(torch.stack(pending)).contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode(), autocast(device, precision):
-                scores.append(model(batch.to(device)).score.float().cpu())
+    def flush() -> None:
+        if not pending:
+            return
+        positions, images = zip(*pending, strict=True)
+        batch = part.images.normalise(to_unit(torch.stack(images))).to(device)
+        with torch.inference_mode(), autocast(device, precision):
+            output = model(
+                batch.contiguous(memory_format=torch.channels_last),
+                *part.semantics_of(positions, device),
+            )
+        scores.append(output.score.float().cpu())
+        pending.clear()
 
-    pending: list[Tensor] = []
-    for (image,) in images.batches([[i] for i in range(len(images))]):
-        if pending and (len(pending) == batch_size or image.shape != pending[0].shape):
-            flush(pending)
-            pending = []
-        pending.append(image)
-    flush(pending)
+    for position, (image,) in enumerate(
+        part.images.batches([[i] for i in range(len(part.images))])
+    ):
+        if len(pending) == batch_size or (pending and image.shape != pending[0][1].shape):
+            flush()
+        pending.append((position, image))
+    flush()
     return torch.cat(scores).double().numpy()
 
 

@@ -21,58 +21,122 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training part.
-        batch_size: images per step.
+        batch_size: images per step; the last incomplete batch of an epoch waits for another.
+        views: what the network sees of an image, see `augment.py`: `crops`, `mirror`, `paper`.
         crop: side in pixels of the square crops, taken at the image's own resolution.
-        learning_rate: peak of the one-cycle schedule (linear warm-up, cosine decay to zero).
-        warmup: share of all steps spent warming up.
-        weight_decay: AdamW's decoupled decay, on weights of convolutions and linear layers.
-        clip_norm: largest gradient norm.
-        ema: decay of the exponential moving average of weights, per step; it is what is
-            validated and kept. Early on the average is shorter: min(ema, (1+s)/(10+s)).
+        optimiser: `adamw` (decoupled decay of matrices and kernels), or `adam` (L2 on all).
+        learning_rate: peak of the schedule.
+        schedule: `one-cycle` (linear warm-up, one cosine to zero over the whole run), or
+            `paper` (a cosine of period 100 steps that rises again, as published).
+        warmup: share of all steps that `one-cycle` spends warming up.
+        weight_decay: see `optimiser`.
+        layer_decay: factor on the rate for each block of the vision transformer below its
+            last; 1 trains all alike.
+        freeze: `none`, or `backbone` to train only what stands on the vision transformer.
+        clip_norm: largest gradient norm; 0 for no limit.
+        ema: decay of the moving average of weights, per step; the average is what is
+            validated and kept. Early on it is shorter: min(ema, (1+s)/(10+s)). 0 for none.
+        loss: `huber` in units of the scores' spread, or `mse` on raw scores.
+        correlation: weight of 1 - Pearson within the batch, beside the loss.
+        auxiliary: weight of the second target, where data and network have one.
         mixup: share of steps in which images and scores are mixed pairwise.
         score_noise: standard deviation, in units of the scores' own, added to targets.
-        correlation: weight of 1 - Pearson within the batch beside the Huber loss.
-        auxiliary: weight of the Huber loss of the second target, where a data set has one.
         degraded: weight of the ranking loss by which a crop must score above a mildly and
             that above a strongly degraded copy; a quarter of each batch takes part.
-        drop: dropout rate of whole channels before the heads.
-        turn: share of crops that are mirrored left to right.
+        drop: dropout rate before the heads.
+        turn: share of images that are mirrored left to right.
+        select: validation figure that chooses the epoch: `srcc`, or `srcc+plcc`.
+        checkpointing: recompute the vision transformer's activations instead of keeping
+            them: less memory for about a third more time.
     """
 
-    epochs: int = 50
+    epochs: int = 30
     batch_size: int = 16
+    views: str = "crops"
     crop: int = 224
+    optimiser: str = "adamw"
     learning_rate: float = 2e-3
+    schedule: str = "one-cycle"
     warmup: float = 0.1
     weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    freeze: str = "none"
     clip_norm: float = 1.0
     ema: float = 0.998
-    mixup: float = 0.5
-    score_noise: float = 0.15
+    loss: str = "huber"
     correlation: float = 0.5
     auxiliary: float = 0.2
+    mixup: float = 0.5
+    score_noise: float = 0.15
     degraded: float = 0.2
     drop: float = 0.1
     turn: float = 0.5
+    select: str = "srcc"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "crop", "learning_rate", "clip_norm")
-        shares = ("warmup", "ema", "mixup", "drop", "turn")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
-        for name in shares:
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"recipe: {name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "crop", "learning_rate", "layer_decay"):
+            self._require(name, getattr(self, name) > 0, "must be positive")
+        for name in ("warmup", "ema", "mixup", "drop", "turn"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
         for name in ("weight_decay", "score_noise", "correlation", "auxiliary", "degraded"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+            self._require(name, getattr(self, name) >= 0, "must not be negative")
+        for name, choices in CHOICES.items():
+            known = f"must be one of {', '.join(choices)}"
+            self._require(name, getattr(self, name) in choices, known)
 
+    def _require(self, name: str, fulfilled: bool, rule: str) -> None:
+        if not fulfilled:
+            raise UsageError(f"recipe: {name} {rule}, got {getattr(self, name)}")
+
+
+CHOICES = {
+    "views": ("crops", "mirror", "paper"),
+    "optimiser": ("adamw", "adam"),
+    "schedule": ("one-cycle", "paper"),
+    "freeze": ("none", "backbone"),
+    "loss": ("huber", "mse"),
+    "select": ("srcc", "srcc+plcc"),
+}
 
 RECIPES: dict[str, Recipe] = {
-    "compact": Recipe(),
+    "compact": Recipe(epochs=50),
     "compact-quick": Recipe(epochs=20, crop=192),
+    "paper": Recipe(
+        epochs=30,
+        batch_size=8,
+        views="paper",
+        optimiser="adam",
+        learning_rate=1e-5,
+        schedule="paper",
+        weight_decay=1e-5,
+        clip_norm=0.0,
+        ema=0.0,
+        loss="mse",
+        correlation=0.0,
+        auxiliary=0.0,
+        mixup=0.0,
+        score_noise=0.0,
+        degraded=0.0,
+        select="srcc+plcc",
+    ),
+    "modern": Recipe(
+        epochs=30,
+        batch_size=8,
+        views="mirror",
+        learning_rate=2e-5,
+        weight_decay=0.05,
+        layer_decay=0.9,
+        correlation=0.5,
+        auxiliary=0.0,
+        mixup=0.0,
+        score_noise=0.0,
+        degraded=0.0,
+    ),
 }
+
+
+BOOLEANS = {"true": True, "false": False}
 
 
 def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -95,7 +159,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             )
         kind = type(getattr(recipe, key))
         try:
-            changes[key] = kind(text)
-        except ValueError as error:
+            changes[key] = BOOLEANS[text] if kind is bool else kind(text)
+        except (ValueError, KeyError) as error:
             raise UsageError(f"recipe: {key} takes {kind.__name__}, got {text!r}") from error
     return dataclasses.replace(recipe, **changes)

@@ -4,7 +4,7 @@
     OUT/log.jsonl    one line per finished epoch
     OUT/curves/      the same for TensorBoard, when it is installed
     OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
-    OUT/model/       the model directory of the best epoch so far, by validation SRCC
+    OUT/model/       the model directory of the best epoch so far on the validation part
 
 Data flows: registry -> samples -> split -> images in memory -> loop -> model directory. The
 test part of the split is never read.
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from ma_agiqa import checkpoints, devices
-from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.config import ModelConfig, TrainedOn
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.data.samples import Samples, require_images
@@ -37,6 +37,7 @@ from ma_agiqa.training.card import training_card
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.loop import Part, Trainer
 from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.starts import STARTS, load_backbone
 from ma_agiqa.types import Scale
 
 MIN_VALIDATION = 5
@@ -51,6 +52,8 @@ class TrainRequest:
         data: name in the data registry, or a CSV or Parquet table.
         root: folder the data set lies in.
         out: folder of the run.
+        model: name in `starts.STARTS`.
+        backbone: see `starts.load_backbone`; only for networks that have one.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
         target: which human score; None takes the data set's own default.
         precision: `auto`, `float32` or `bfloat16`.
@@ -60,6 +63,8 @@ class TrainRequest:
     root: Path
     out: Path
     recipe: Recipe
+    model: str = "compact"
+    backbone: str = "published"
     split: str = "paper"
     target: str | None = None
     seed: int = 0
@@ -92,8 +97,7 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     config = _model_config(request, samples, split)
     trainer = _trainer(request, config, samples, split)
     history, best = run.restore(trainer)
-    for note in run.notes:
-        observer.note(note)
+    run.tell(observer)
     for epoch in range(len(history), request.recipe.epochs):
         observer.epoch_started(epoch, request.recipe.epochs)
         started = time.perf_counter()
@@ -101,14 +105,21 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         line: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, **trainer.validate()}
         line["seconds"] = round(time.perf_counter() - started, 2)
         history.append(line)
-        better = best is None or line["srcc"] > best
+        figure = _selected_by(request.recipe, line)
+        better = best is None or figure > best
         if better:
-            best = line["srcc"]
-            card = training_card(config, request.recipe, history, split)
+            best = figure
+            card = training_card(config, request.recipe, line, split)
             checkpoints.save(run.model, trainer.average, config, card=card)
         run.record(trainer, history, best)
         observer.epoch_finished(line, best=better)
+        run.tell(observer)
     return run.model
+
+
+def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:
+    figure = line["srcc"] if recipe.select == "srcc" else line["srcc"] + line["plcc_raw"]
+    return float(figure)
 
 
 def _model_config(request: TrainRequest, samples: Samples, split: Split) -> ModelConfig:
@@ -118,11 +129,12 @@ def _model_config(request: TrainRequest, samples: Samples, split: Split) -> Mode
     if not np.ptp(scores) > 0:
         raise DataError("all training images have the same score: there is nothing to learn")
     scale = samples.scale or Scale(float(scores.min()), float(scores.max()), name=target)
+    start = STARTS[request.model]
     return ModelConfig(
-        name="compact",
-        architecture="compact",
-        network={"low": scale.low, "high": scale.high, "drop": request.recipe.drop},
-        preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),
+        name=request.model,
+        architecture=start.architecture,
+        network=start.network(request.recipe, scale),
+        preprocess=start.preprocess,
         scale=scale,
         trained_on=TrainedOn(
             dataset=samples.dataset,
@@ -143,6 +155,8 @@ def _trainer(request: TrainRequest, config: ModelConfig, samples: Samples, split
     device = devices.resolve(request.device)
     torch.manual_seed(request.seed)
     model = checkpoints.build(config)
+    if STARTS[request.model].backbone:
+        load_backbone(model, request.backbone)
 
     if len(split.val) < MIN_VALIDATION:
         raise DataError(
@@ -233,6 +247,12 @@ class Run:
         write_atomically(self.folder / "log.jsonl", lines)
         self._draw(history)
 
+    def tell(self, observer: Observer) -> None:
+        """Pass on what has come up since the last time."""
+        for note in self.notes:
+            observer.note(note)
+        self.notes.clear()
+
     def _draw(self, history: list[dict[str, Any]]) -> None:
         if self._writer is None:
             try:
@@ -254,6 +274,7 @@ class Run:
     def _settings(self) -> dict[str, Any]:
         request = self.request
         return {
+            "model": request.model,
             "data": request.data,
             "split": request.split,
             "target": request.target,

@@ -1,0 +1,117 @@
+"""What a training starts from: the network, its preprocessing, its recipe, its weights.
+
+    compact   the small visual expert, from random weights
+    visual    the paper's visual expert without semantics; its vision transformer starts from
+              published ImageNet weights unless told otherwise
+
+What this file does not do: train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ma_agiqa.config import Preprocess
+from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
+from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.types import Scale
+
+PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
+"""timm's name of the weights the paper starts from; the bare name means others today."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One kind of network that can be trained.
+
+    Attributes:
+        architecture: name in the table of `checkpoints.py`.
+        network: recipe and scale of the scores -> arguments of the architecture.
+        recipe: name of the default recipe.
+        backbone: whether it stands on a vision transformer with published weights.
+    """
+
+    architecture: str
+    network: Callable[[Recipe, Scale], dict[str, Any]]
+    preprocess: Preprocess
+    recipe: str
+    backbone: bool
+
+
+STARTS: dict[str, Start] = {
+    "compact": Start(
+        architecture="compact",
+        network=lambda recipe, scale: {"low": scale.low, "high": scale.high, "drop": recipe.drop},
+        preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),
+        recipe="compact",
+        backbone=False,
+    ),
+    "visual": Start(
+        architecture="ma-agiqa",
+        network=lambda recipe, scale: {"semantics": 0, "visual": {"dropout": recipe.drop}},
+        preprocess=Preprocess(kind="paper"),
+        recipe="paper",
+        backbone=True,
+    ),
+}
+
+
+def load_backbone(model: nn.Module, source: str) -> None:
+    """Fill the vision transformer of a paper network.
+
+    Args:
+        source: `published` (fetched by timm), `random` (left as it is), or a safetensors file
+            with timm's names.
+
+    Raises:
+        UsageError: the model has no vision transformer to fill.
+        ModelError: the weights cannot be had or do not fit.
+    """
+    if source == "random":
+        return
+    backbone = getattr(getattr(model, "visual", None), "backbone", None)
+    if backbone is None:
+        raise UsageError("this network has no vision transformer to load weights into")
+    weights = _published() if source == "published" else _from_file(Path(source))
+    own = backbone.vit.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    wrong = sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape)
+    if missing or wrong:
+        raise ModelError(
+            f"these are not weights of this vision transformer: {len(missing)} tensors missing, "
+            f"{len(wrong)} of another shape, first {(missing + wrong)[0]}",
+            path=source,
+        )
+    backbone.vit.load_state_dict({name: weights[name] for name in own})
+
+
+def _published() -> Mapping[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "paper") from error
+    try:
+        weights: Mapping[str, Tensor] = timm.create_model(
+            PUBLISHED_BACKBONE, pretrained=True
+        ).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the published weights cannot be fetched: {error}",
+            path=PUBLISHED_BACKBONE,
+            remedy="--backbone FILE.safetensors, or --backbone random",
+        ) from error
+    return weights
+
+
+def _from_file(path: Path) -> Mapping[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot be read as safetensors: {error}", path=path) from error
