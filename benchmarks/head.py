@@ -156,9 +156,10 @@ def measure(device: torch.device, *, batch: int, train_batch: int, repeats: int)
                 works = {k: (lambda m=m: m(images, semantics)) for k, m in both.items()}
                 for k, v in side_by_side(works, device, repeats=repeats).items():
                     walls[f"{k}_{name}"] = v
-                result[f"scores_{name}"] = {
-                    k: m(images, semantics).score.float().tolist() for k, m in both.items()
-                }
+                scores = {k: m(images, semantics).score.float() for k, m in both.items()}
+                result[f"scores_{name}"] = {k: score.tolist() for k, score in scores.items()}
+                apart = (scores["ours"] - scores["official"]).abs().max().item()
+                result[f"largest_score_difference_{name}"] = apart
                 peak = matmul_peak(device, torch.bfloat16 if half else torch.float32)
                 result[f"peak_multiply_adds_per_s_{name}"] = peak
                 stages = {}

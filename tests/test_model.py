@@ -12,11 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from ma_agiqa import checkpoints, load
+from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, MissingExtraError, UsageError
 from ma_agiqa.experts.attention import ChannelAttention, transpose_and_reshape
 from ma_agiqa.experts.swin import drop_path, relative_position_index, shift_mask, window_order
 from ma_agiqa.fusion import GatedMixture
 from ma_agiqa.model import MAAGIQA, Assessment
+from ma_agiqa.transforms import prepare
+from ma_agiqa.types import Scale
 from official_network import TINY, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
@@ -29,7 +33,7 @@ def model() -> MAAGIQA:
     return tiny_model()
 
 
-def score(model: MAAGIQA, *inputs: Tensor) -> Assessment:
+def score(model: MAAGIQA, *inputs: Tensor | None) -> Assessment:
     with torch.inference_mode():
         return model(*(inputs or tiny_inputs()))
 
@@ -265,6 +269,24 @@ def test_network_is_one_graph_and_the_graph_agrees(model: MAAGIQA) -> None:
     captured = torch.compile(model, fullgraph=True, backend="aot_eager")
     # decompositions round elsewhere
     torch.testing.assert_close(score(captured).score, score(model).score, atol=1e-5, rtol=0)
+
+
+def test_visual_only_network_scores_pictures_through_the_scorer(tmp_path: Path) -> None:
+    pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+    visual = {**TINY["visual"], "image_size": 224, "patch_size": 28}
+    network = {**TINY, "semantics": 0, "visual": visual}
+    model = tiny_model(**network)
+    config = ModelConfig(
+        name="tiny",
+        architecture="ma-agiqa",
+        network=network,
+        preprocess=Preprocess(kind="paper"),
+        scale=Scale(low=0, high=5),
+    )
+    checkpoints.save(tmp_path / "model", model, config, card="tiny")
+    rgb = np.random.default_rng(0).integers(0, 256, (100, 180, 3), dtype=np.uint8)
+    expected = score(model, prepare(rgb, config.preprocess)[None]).score.item()
+    assert load(tmp_path / "model", device="cpu")(rgb).score == pytest.approx(expected, abs=1e-5)
 
 
 def test_transpose_and_reshape_is_not_a_transpose_back() -> None:

@@ -28,6 +28,7 @@ from ma_agiqa.convert import convert, official_name
 from ma_agiqa.model import MAAGIQA, Assessment
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
+pytestmark = pytest.mark.timeout(1200)  # the full network in float64, on a machine that is busy
 
 
 class Case(NamedTuple):

@@ -35,10 +35,9 @@ def window_order(grid: int, window: int, shift: int) -> Tensor:
 def shift_mask(grid: int, window: int, shift: int) -> Tensor:
     """Return (W, T, T): 0 between positions that are neighbours in the image, else -100."""
     edges = torch.tensor([grid - window, grid - shift])
-    band = torch.bucketize(torch.arange(grid), edges, right=True)
-    region = band[:, None] * len(edges) * 2 + band[None, :]
-    unshifted = window_order(grid, window, 0)
-    region_WT = region.reshape(-1)[unshifted].view(-1, window * window)
+    band = torch.bucketize(torch.arange(grid), edges, right=True)  # 0, 1 or 2
+    region = band[:, None] * 3 + band[None, :]
+    region_WT = region.reshape(-1)[window_order(grid, window, 0)].view(-1, window * window)
     return (region_WT[:, :, None] != region_WT[:, None, :]) * MASKED
 
 
