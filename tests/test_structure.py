@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "types", "version"},
     {"config", "presets", "images", "image_formats", "files", "provenance", "devices", "lookahead"},
     {"transforms", "experts", "lmm", "fusion"},
-    {"model", "checkpoints", "convert"},
+    {"model", "checkpoints", "convert", "hub"},
     {"data", "features"},
     {"training", "evaluation", "inference"},
     {"scale", "serving", "cli", "__main__"},

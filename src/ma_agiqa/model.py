@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.experts.visual import VisualExpert
 from ma_agiqa.fusion import GatedMixture, Mixture, SemanticProjection
+from ma_agiqa.hub import HubModel
 
 
 class Assessment(NamedTuple):
@@ -47,7 +48,12 @@ class Assessment(NamedTuple):
     patch_constant: Tensor
 
 
-class MAAGIQA(nn.Module):
+class MAAGIQA(
+    nn.Module,
+    HubModel,
+    library_name="ma-agiqa",
+    tags=["image-quality-assessment", "ai-generated-images"],
+):
     """The paper's network. The defaults are the paper's; all arguments are plain data.
 
     Args:

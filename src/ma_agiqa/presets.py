@@ -53,7 +53,15 @@ MODELS: dict[str, ModelPreset] = {
 }
 
 
-def find(model: str | Path, *, revision: str | None = None) -> Path:
+def find(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
     """Return the model directory that a preset name, a local folder or a Hub id stands for.
 
     A Hub id (`owner/name`) is fetched through `huggingface_hub`, which honours `HF_ENDPOINT`
@@ -61,6 +69,7 @@ def find(model: str | Path, *, revision: str | None = None) -> Path:
 
     Args:
         revision: branch, tag or commit of a Hub id; refused for anything else.
+        cache_dir, force_download, local_files_only, token: of the Hub library, for a Hub id.
 
     Raises:
         UsageError: no such name; close matches are listed.
@@ -75,7 +84,14 @@ def find(model: str | Path, *, revision: str | None = None) -> Path:
             raise UsageError(f"{name!r} does not ship with the package: {MODELS[name].needs}")
         return directory
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _from_hub(name, revision)
+        return _from_hub(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
     close = difflib.get_close_matches(name, MODELS, n=3)
     raise UsageError(
         f"no model named {name!r}, and no such directory",
@@ -83,16 +99,32 @@ def find(model: str | Path, *, revision: str | None = None) -> Path:
     )
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(
+    name: str,
+    *,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    force_download: bool,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["model.safetensors", "config.json", "README.md"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        directory = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=["model.safetensors", "config.json", "README.md"],
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"no such directory here, and not to be had from the Hub: {error}",
             path=name,
             remedy="check the name, the network, or HF_HUB_OFFLINE",
         ) from error
+    return Path(directory)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ma_agiqa.cli import datasets, evaluate, exits, models, score, train
+from ma_agiqa.cli import convert, datasets, evaluate, exits, models, score, train
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.version import __version__
 
@@ -56,6 +56,7 @@ app = typer.Typer(
 app.command("score")(score.score)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.add_typer(datasets.app, name="datasets")
 
