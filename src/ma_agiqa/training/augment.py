@@ -30,10 +30,12 @@ PAPER_SHARE = 0.7
 PAPER_TURNS = (0.33, 0.33, 0.34)  # of one, two and three quarter turns
 
 
-def views(images: Sequence[Tensor], recipe: Recipe, *, rng: np.random.Generator) -> Tensor:
+def views(
+    images: Sequence[Tensor], recipe: Recipe, *, epoch: int, rng: np.random.Generator
+) -> Tensor:
     """Return one view of each uint8 (3, H, W) image as float (B, 3, S, S) in [0, 1]."""
     if recipe.views == "crops":
-        return random_crops(images, side=recipe.crop, turn=recipe.turn, rng=rng)
+        return random_crops(images, side=recipe.crop_in(epoch), turn=recipe.turn, rng=rng)
     if recipe.views == "mirror":
         mirrored = rng.random(len(images)) < recipe.turn
         chosen = [i.flip(2) if m else i for i, m in zip(images, mirrored, strict=True)]

@@ -104,7 +104,7 @@ class Trainer:
         for done, (positions, images) in enumerate(
             zip(plan, self.train.images.batches(plan), strict=True), start=1
         ):
-            total += self._step(positions, images, rng)
+            total += self._step(positions, images, epoch, rng)
             if progress is not None and (done % 10 == 0 or done == len(plan)):
                 progress(float(total) / done)
         mean = float(total) / len(plan)
@@ -142,10 +142,10 @@ class Trainer:
         self.step = state["step"]
 
     def _step(
-        self, positions: Sequence[int], images: list[Tensor], rng: np.random.Generator
+        self, positions: Sequence[int], images: list[Tensor], epoch: int, rng: np.random.Generator
     ) -> Tensor:
         recipe, count = self.recipe, len(positions)
-        seen = views(images, recipe, rng=rng).to(self.device)
+        seen = views(images, recipe, epoch=epoch, rng=rng).to(self.device)
         targets = self._targets(self.train.scores, positions)
         targets = targets + recipe.score_noise * self.spread * torch.randn(count).to(self.device)
         factor, partners = mixture(count, share=recipe.mixup, rng=rng)
@@ -185,7 +185,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip_norm > 0:
-            trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+            extra = () if self.auxiliary is None else self.auxiliary.parameters()
+            trained = (*self.model.parameters(), *extra)
             nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
         self.optimiser.step()
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))

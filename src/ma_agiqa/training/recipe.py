@@ -24,6 +24,9 @@ class Recipe:
         batch_size: images per step; the last incomplete batch of an epoch waits for another.
         views: what the network sees of an image, see `augment.py`: `crops`, `mirror`, `paper`.
         crop: side in pixels of the square crops, taken at the image's own resolution.
+        finish: how many of the last epochs crop to `finish_crop` instead.
+        finish_crop: side of those last crops: the size that images have when scored. A label
+            belongs to the whole picture, and its statistics are those of the whole picture.
         optimiser: `adamw` (decoupled decay of matrices and kernels), or `adam` (L2 on all).
         learning_rate: peak of the schedule.
         schedule: `one-cycle` (linear warm-up, one cosine to zero over the whole run), or
@@ -54,6 +57,8 @@ class Recipe:
     batch_size: int = 16
     views: str = "crops"
     crop: int = 224
+    finish: int = 0
+    finish_crop: int = 512
     optimiser: str = "adamw"
     learning_rate: float = 2e-3
     schedule: str = "one-cycle"
@@ -75,15 +80,33 @@ class Recipe:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "crop", "learning_rate", "layer_decay"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "crop",
+            "finish_crop",
+            "learning_rate",
+            "layer_decay",
+        ):
             self._require(name, getattr(self, name) > 0, "must be positive")
         for name in ("warmup", "ema", "mixup", "drop", "turn"):
             self._require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
-        for name in ("weight_decay", "score_noise", "correlation", "auxiliary", "degraded"):
+        for name in (
+            "finish",
+            "weight_decay",
+            "score_noise",
+            "correlation",
+            "auxiliary",
+            "degraded",
+        ):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         for name, choices in CHOICES.items():
             known = f"must be one of {', '.join(choices)}"
             self._require(name, getattr(self, name) in choices, known)
+
+    def crop_in(self, epoch: int) -> int:
+        """Return the side of the crops of an epoch, counted from 0."""
+        return self.finish_crop if epoch >= self.epochs - self.finish else self.crop
 
     def _require(self, name: str, fulfilled: bool, rule: str) -> None:
         if not fulfilled:
