@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
+from ma_agiqa.evaluation.scatter import draw, scatter
+from ma_agiqa.evaluation.tables import render
 
 N = 120
 METRICS = ["srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted"]
@@ -47,7 +50,7 @@ def report(part: str = "all", **options: object) -> EvaluationReport:
 
 def shown(record: EvaluationReport) -> str:
     console = Console(file=io.StringIO(), width=100)
-    record.render(console)
+    render(record, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -142,7 +145,7 @@ def test_scores_of_single_images_are_in_the_csv_and_not_in_the_json(tmp_path: Pa
 
 def test_an_unwritable_report_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for write, name in ((report().to_json, "r.json"), (report().scatter, "r.png")):
+    for write, name in ((report().to_json, "r.json"), (partial(scatter, report()), "r.png")):
         with pytest.raises(OutputError, match="cannot be written"):
             write(tmp_path / "file" / name)
 
@@ -162,13 +165,12 @@ def test_the_terminal_shows_figures_groups_and_caveats() -> None:
 )
 def test_the_plot_is_of_the_kind_its_suffix_says(tmp_path: Path, suffix: str, start: bytes) -> None:
     pytest.importorskip("matplotlib")
-    report().scatter(tmp_path / f"plot{suffix}")
+    scatter(report(), tmp_path / f"plot{suffix}")
     assert (tmp_path / f"plot{suffix}").read_bytes().startswith(start)
 
 
 def test_the_plot_shows_every_image_its_group_the_curve_and_the_caveat() -> None:
     figures = pytest.importorskip("matplotlib.figure")
-    from ma_agiqa.evaluation.scatter import draw
 
     record = report()
     axes = figures.Figure().add_subplot()
@@ -186,7 +188,6 @@ def test_the_plot_shows_every_image_its_group_the_curve_and_the_caveat() -> None
 
 def test_many_groups_share_the_last_colour_and_none_is_lost() -> None:
     figures = pytest.importorskip("matplotlib.figure")
-    from ma_agiqa.evaluation.scatter import draw
 
     samples = made()
     labels = {"generator": tuple(f"g{i % 30}" for i in range(N))}
@@ -204,10 +205,10 @@ def test_a_plot_needs_a_known_suffix_and_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match=r"\.png \.svg \.pdf"):
-        report().scatter(tmp_path / "plot.xyz")
+        scatter(report(), tmp_path / "plot.xyz")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"ma-agiqa\[train\]"):
-        report().scatter(tmp_path / "plot.png")
+        scatter(report(), tmp_path / "plot.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -226,6 +227,6 @@ def test_perfect_predictions_of_the_real_test_part_are_perfect(
         assert record.metrics[name].value == pytest.approx(1, abs=1e-8)
     assert {row.value for row in record.groups["generator"]} == set(samples.groups["generator"])
     Image.new("RGB", (1, 1)).save(tmp_path / "x.png")
-    record.scatter(tmp_path / "x.png")
+    scatter(record, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == (960, 960)  # 6.4 inch at 150 dots, over the old file

@@ -54,6 +54,8 @@ def evaluate(
 
     from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.evaluation.protocol import evaluate as run
+    from ma_agiqa.evaluation.scatter import scatter
+    from ma_agiqa.evaluation.tables import render
     from ma_agiqa.inference import load
 
     scorer = load(model, device=device, batch_size=batch_size, workers=workers, revision=revision)
@@ -72,5 +74,5 @@ def evaluate(
     if predictions is not None:
         report.write_predictions(predictions)
     if plot is not None:
-        report.scatter(plot)
-    report.render(Console())
+        scatter(report, plot)
+    render(report, Console())

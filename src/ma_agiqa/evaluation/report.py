@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,9 +30,6 @@ from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
 from ma_agiqa.files import write_atomically
 from ma_agiqa.provenance import Environment, environment
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PER_IMAGE = ("names", "mos", "pred", "labels")
 
@@ -118,24 +115,6 @@ class EvaluationReport:
         """
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(path, text + "\n")
-
-    def render(self, console: Console) -> None:
-        """Print the figures and tables on a rich console."""
-        from ma_agiqa.evaluation.tables import render
-
-        render(self, console)
-
-    def scatter(self, path: str | Path) -> None:
-        """Draw prediction against human score as PNG, SVG or PDF, by suffix.
-
-        Raises:
-            MissingExtraError: matplotlib is not installed.
-            OutputError: the place cannot be written.
-            UsageError: a suffix matplotlib cannot write.
-        """
-        from ma_agiqa.evaluation.scatter import scatter
-
-        scatter(self, path)
 
 
 def evaluate_predictions(

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.evaluation.metrics import MIN_PAIRS, logistic_fit
+from ma_agiqa.evaluation.report import EvaluationReport
 from ma_agiqa.evaluation.tables import LABELS, number
 from ma_agiqa.files import atomic_path
-
-if TYPE_CHECKING:
-    from ma_agiqa.evaluation.report import EvaluationReport
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = 10  # of the palette `tab10`; more values share a grey one
@@ -27,7 +25,13 @@ TITLE_WIDTH = 90  # characters that fit above the plot
 
 
 def scatter(report: EvaluationReport, path: str | Path) -> None:
-    """Draw `report` to `path`; format by suffix. Errors as in `EvaluationReport.scatter`."""
+    """Draw prediction against human score as PNG, SVG or PDF, by suffix.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: the place cannot be written.
+        UsageError: a suffix matplotlib cannot write.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"cannot draw to {str(path)!r}", remedy=f"end it in {' '.join(SUFFIXES)}")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from ma_agiqa.evaluation.report import EvaluationReport, GroupRow
+from ma_agiqa.evaluation.report import EvaluationReport, GroupRow
 
 LABELS = {
     "srcc": "SRCC",
