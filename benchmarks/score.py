@@ -12,6 +12,7 @@ Without `--images` the sample pictures of this repository are used, as 512x512 J
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -44,7 +45,7 @@ def main() -> None:
         report = {
             "what": "score",
             "command": "python " + " ".join(sys.argv),
-            **environment().to_dict(),
+            **dataclasses.asdict(environment()),
             "threads": options.threads,
             "images": len(files),
             "image_bytes_median": statistics.median(f.stat().st_size for f in files),

@@ -31,7 +31,7 @@ from ma_agiqa.experts.compact import CompactExpert
 from ma_agiqa.lookahead import Pending, Window, reason
 from ma_agiqa.types import RGB, Score
 
-DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 32}
+DEFAULT_BATCH = {"cpu": 2, "mps": 8, "cuda": 32}
 MAX_DEFAULT_WORKERS = 8
 
 
