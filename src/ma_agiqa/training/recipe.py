@@ -73,7 +73,7 @@ class Recipe:
     auxiliary: float = 0.2
     mixup: float = 0.5
     score_noise: float = 0.15
-    degraded: float = 0.2
+    degraded: float = 0.0
     drop: float = 0.1
     turn: float = 0.5
     select: str = "srcc"
@@ -123,8 +123,8 @@ CHOICES = {
 }
 
 RECIPES: dict[str, Recipe] = {
-    "compact": Recipe(epochs=50),
-    "compact-quick": Recipe(epochs=20, crop=192),
+    "compact": Recipe(epochs=26, crop=256, finish=4),
+    "compact-quick": Recipe(epochs=14, crop=192, finish=2),
     "paper": Recipe(
         epochs=30,
         batch_size=8,
