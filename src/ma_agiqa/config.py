@@ -60,7 +60,10 @@ class ModelConfig:
         name: what results call the model.
         architecture: name in the table of `checkpoints.py`.
         network: keyword arguments of that architecture's constructor.
-        questions: name and fingerprint of each question whose features the model expects.
+        questions: name -> text and fingerprint of each question whose vectors the model
+            takes, in order; empty for a model without semantics.
+        encoder: parts of the encoder whose vectors it was trained on, see
+            `experts/semantic.py`; empty where that is not known.
         versions: versions of this package and of torch that wrote the file.
         commit: commit of this package's repository at training time, if known.
     """
@@ -71,7 +74,8 @@ class ModelConfig:
     preprocess: Preprocess
     scale: Scale
     trained_on: TrainedOn | None = None
-    questions: dict[str, str] = field(default_factory=dict)
+    questions: dict[str, dict[str, str]] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     format_version: int = FORMAT_VERSION

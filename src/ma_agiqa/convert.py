@@ -25,6 +25,7 @@ from torch import Tensor
 from ma_agiqa import checkpoints, provenance
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import ModelError
+from ma_agiqa.experts.questions import OFFICIAL, to_record
 from ma_agiqa.experts.swin import WindowAttention, WindowLayer
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.types import Scale
@@ -257,6 +258,7 @@ def convert_file(
         network={**PAPER_NETWORK, **(network or {})},
         preprocess=Preprocess(kind="paper"),
         scale=scale,
+        questions=to_record(OFFICIAL),
         versions=provenance.versions(),
         commit=provenance.commit(),
     )

@@ -28,7 +28,9 @@ from ma_agiqa import checkpoints, devices, images, presets, transforms
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
 from ma_agiqa.experts.compact import CompactExpert
-from ma_agiqa.lookahead import Pending, Window, reason
+from ma_agiqa.features.content import hash_source
+from ma_agiqa.features.sources import SemanticSource, open_source
+from ma_agiqa.lookahead import Pending, Prepared, Window, reason
 from ma_agiqa.types import RGB, Score
 
 DEFAULT_BATCH = {"cpu": 2, "mps": 8, "cuda": 32}
@@ -42,6 +44,9 @@ def load(
     batch_size: int | None = None,
     workers: int | None = None,
     revision: str | None = None,
+    store: str | os.PathLike[str] | None = None,
+    lmm: str | os.PathLike[str] | None = None,
+    dtype: str | None = None,
 ) -> Scorer:
     """Return a scorer for a named model, a model directory, or a model on the Hub.
 
@@ -51,12 +56,25 @@ def load(
         batch_size: most images per forward pass; chosen by device when None.
         workers: threads that decode images; one per CPU core, at most 8, when None.
         revision: commit, tag or branch of a Hub model.
+        store: feature store with the semantic vectors, for a model that takes them.
+        lmm: in its place, the large multimodal model that computes them: `mplug-owl2`, a
+            checkpoint directory or a Hub id.
+        dtype: of that LMM, `fp16`, `bf16` or `fp32`; as in training when None.
 
     Raises:
-        UsageError: unknown name or device.
+        UsageError: unknown name or device, or no source of semantic vectors.
         ModelError: the model directory is damaged or foreign.
+        FeatureError: store or LMM are not what the model was trained with.
     """
-    network, config = checkpoints.load(presets.find(os.fspath(model), revision=revision))
+    directory = presets.find(os.fspath(model), revision=revision)
+    semantics = open_source(
+        checkpoints.read_config(directory),
+        store=None if store is None else os.fspath(store),
+        lmm=None if lmm is None else os.fspath(lmm),
+        device=device,
+        dtype=dtype,
+    )
+    network, config = checkpoints.load(directory)
     return Scorer(
         _ready_to_score(network),
         config,
@@ -64,6 +82,7 @@ def load(
         batch_size=batch_size,
         workers=workers,
         revision=revision,
+        semantics=semantics,
     )
 
 
@@ -74,6 +93,7 @@ class Scorer:
         model: the plain network, in eval mode on `device`, differentiable in the image.
         config: what the model is and how its input is prepared.
         name: what results call the model: its name, with `@revision` when one was asked for.
+        semantics: where semantic vectors come from; None for a model without.
     """
 
     def __init__(
@@ -85,6 +105,7 @@ class Scorer:
         batch_size: int | None = None,
         workers: int | None = None,
         revision: str | None = None,
+        semantics: SemanticSource | None = None,
     ) -> None:
         self.device = devices.resolve(device)
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
@@ -94,6 +115,7 @@ class Scorer:
         self.model = model.to(self.device).eval()
         self.config = config
         self.name = config.name if revision is None else f"{config.name}@{revision}"
+        self.semantics = semantics
         self._quantiles = _score_quantiles(config)
         self._forward_lock = threading.Lock()
 
@@ -106,7 +128,8 @@ class Scorer:
         Raises:
             ImageError: the image cannot be read or judged.
         """
-        item = Pending(images.label(image, 0), tensor=self._prepare(images.read_image, image))
+        prepared = self._prepare(image, images.read_image, hash_source)
+        item = Pending(images.label(image, 0), **prepared._asdict())
         self._score_batch([item], explain=explain)
         score = self._result(item)
         if score.error is not None:
@@ -119,6 +142,7 @@ class Scorer:
         *,
         explain: bool = False,
         read: Callable[[Any], RGB] = images.read_image,
+        content: Callable[[Any], str | None] = hash_source,
     ) -> Iterator[Score]:
         """Score many images, lazily and in input order; bad ones become rows with an error.
 
@@ -128,6 +152,8 @@ class Scorer:
             sources: images as `scorer(image)` takes them; sizes may differ.
             explain: also return the maps, where the model has them.
             read: turns one source into RGB and raises ImageError; runs in worker threads.
+            content: after that, gives the hash of the source's file, by which stored
+                features are found; None for an image without a file.
 
         Raises:
             UsageError: `sources` is a single image.
@@ -137,17 +163,19 @@ class Scorer:
                 "score() takes an iterable of images, got a single one",
                 remedy="call scorer(image), or pass a list",
             )
-        return self._stream(sources, explain=explain, read=read)
+        return self._stream(
+            sources, explain=explain, prepare=lambda one: self._prepare(one, read, content)
+        )
 
     def _stream(
-        self, sources: Iterable[Any], *, explain: bool, read: Callable[[Any], RGB]
+        self, sources: Iterable[Any], *, explain: bool, prepare: Callable[[Any], Prepared]
     ) -> Iterator[Score]:
         """Decode in a pool of threads while the network works on what is ready."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ma-agiqa-decode")
         window = Window(
             sources,
             label=images.label,
-            submit=lambda source: pool.submit(self._prepare, read, source),
+            submit=lambda source: pool.submit(prepare, source),
             batch_size=self.batch_size,
         )
         try:
@@ -158,18 +186,29 @@ class Scorer:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, read: Callable[[Any], RGB], source: Any) -> Tensor:
-        return transforms.prepare(read(source), self.config.preprocess)
+    def _prepare(
+        self, source: Any, read: Callable[[Any], RGB], content: Callable[[Any], str | None]
+    ) -> Prepared:
+        rgb = read(source)
+        tensor = transforms.prepare(rgb, self.config.preprocess)
+        if self.semantics is None:
+            return Prepared(tensor)
+        sha256 = content(source) if self.semantics.needs_hash else None
+        return Prepared(tensor, self.semantics.prepare(rgb, sha256))
 
     def _score_batch(self, batch: list[Pending], *, explain: bool) -> None:
-        """Run the network on prepared images of one size; halve and retry if memory is short."""
+        """Run the network on prepared images of one size.
+
+        Halve and retry if memory is short, or to find which image the LMM refuses.
+        """
         try:
             self._forward(batch, explain=explain)
             return
-        except ImageError as error:  # the network refuses this size
-            for item in batch:
-                item.error, item.tensor = reason(error), None
-            return
+        except ImageError as error:
+            if self.semantics is None or len(batch) == 1:  # the network refuses this size
+                for item in batch:
+                    item.error, item.tensor, item.semantics = reason(error), None, None
+                return
         except (MemoryError, RuntimeError) as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -182,14 +221,18 @@ class Scorer:
             self._score_batch(batch[middle:], explain=explain)
         else:
             batch[0].error = f"not enough memory on {self.device} to score the image"
-            batch[0].tensor = None
+            batch[0].tensor = batch[0].semantics = None
 
     def _forward(self, batch: list[Pending], *, explain: bool) -> None:
         """Score one batch; the prepared tensors are dropped as soon as it has succeeded."""
         tensors = [item.tensor for item in batch if item.tensor is not None]
         stacked = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
         with self._forward_lock, torch.inference_mode(), devices.full_float32(self.device):
-            output = self.model(stacked.to(self.device))
+            inputs = [stacked.to(self.device)]
+            if self.semantics is not None:
+                vectors = self.semantics.collect([item.semantics for item in batch])
+                inputs.append(vectors.to(self.device))
+            output = self.model(*inputs)
             values = output.score.float().cpu()
             quality = _to_numpy(output.quality_map) if explain else None
             weight = _to_numpy(output.weight_map) if explain else None
@@ -199,7 +242,7 @@ class Scorer:
                 path=self.name,
             )
         for row, item in enumerate(batch):
-            item.tensor = None
+            item.tensor = item.semantics = None
             value = float(values[row])
             if not np.isfinite(value):
                 item.error = f"the network gave no finite score ({value})"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ma_agiqa.errors import ImageError, MAAGIQAError
 from ma_agiqa.types import Score
@@ -31,13 +31,26 @@ GROUPING_BATCHES = 2
 """How many of them are searched for images of one size; the rest decode meanwhile."""
 
 
+class Prepared(NamedTuple):
+    """What the network needs of one image.
+
+    Attributes:
+        tensor: the prepared pixels, (3, H, W).
+        semantics: what the source of semantic vectors keeps of it, if there is a source.
+    """
+
+    tensor: Tensor
+    semantics: Any = None
+
+
 @dataclass
 class Pending:
-    """One image: first a future, then a tensor (3, H, W) or an error, at last a score."""
+    """One image: first a future, then prepared or an error, at last a score."""
 
     label: str
-    future: Future[Tensor] | None = None
+    future: Future[Prepared] | None = None
     tensor: Tensor | None = None
+    semantics: Any = None
     error: str | None = None
     score: Score | None = None
 
@@ -46,7 +59,7 @@ class Pending:
         if self.future is None:
             return
         try:
-            self.tensor = self.future.result()
+            self.tensor, self.semantics = self.future.result()
         except ImageError as error:
             self.error = reason(error)
         except MemoryError:
@@ -69,7 +82,7 @@ class Window:
         sources: Iterable[Any],
         *,
         label: Callable[[Any, int], str],
-        submit: Callable[[Any], Future[Tensor]],
+        submit: Callable[[Any], Future[Prepared]],
         batch_size: int,
     ) -> None:
         self._items: deque[Pending] = deque()

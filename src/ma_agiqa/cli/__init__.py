@@ -16,7 +16,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ma_agiqa.cli import convert, datasets, evaluate, exits, models, score, train
+from ma_agiqa.cli import (
+    convert,
+    convert_lmm,
+    datasets,
+    evaluate,
+    exits,
+    extract,
+    models,
+    score,
+    train,
+)
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.version import __version__
 
@@ -54,9 +64,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("score")(score.score)
+app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+app.command("convert-lmm")(convert_lmm.convert_lmm)
 app.command("models")(models.models)
 app.add_typer(datasets.app, name="datasets")
 

@@ -42,6 +42,9 @@ def evaluate(
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     revision: options.Revision = None,
+    store: options.Store = None,
+    lmm: options.Lmm = None,
+    dtype: options.Dtype = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
@@ -58,7 +61,16 @@ def evaluate(
     from ma_agiqa.evaluation.tables import render
     from ma_agiqa.inference import load
 
-    scorer = load(model, device=device, batch_size=batch_size, workers=workers, revision=revision)
+    scorer = load(
+        model,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        revision=revision,
+        store=store,
+        lmm=lmm,
+        dtype=dtype,
+    )
     report = run(
         scorer,
         data=data,

@@ -23,6 +23,20 @@ BatchSize = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads that decode images.")
 ]
+Store = Annotated[
+    Path | None,
+    typer.Option("--store", help="Feature store, for a model that takes semantic features."),
+]
+Lmm = Annotated[
+    str | None,
+    typer.Option(
+        "--lmm", help="Or the LMM that computes them: mplug-owl2, a checkpoint directory, a Hub id."
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Of the LMM: fp16, bf16 or fp32; else as in the training."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 
 Data = Annotated[

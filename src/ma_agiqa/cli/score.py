@@ -66,6 +66,9 @@ def score(
     words: Words,
     model: options.Model = "compact",
     revision: options.Revision = None,
+    store: options.Store = None,
+    lmm: options.Lmm = None,
+    dtype: options.Dtype = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -94,10 +97,21 @@ def score(
     from ma_agiqa.cli.results import Results
     from ma_agiqa.inference import load
 
-    scorer = load(model, device=device, batch_size=batch_size, workers=workers, revision=revision)
+    scorer = load(
+        model,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        revision=revision,
+        store=store,
+        lmm=lmm,
+        dtype=dtype,
+    )
     fingerprint = ""
     if to is not None:
         fingerprint = checkpoints.fingerprint(presets.find(model, revision=revision))
+        if scorer.semantics is not None:
+            fingerprint += f"+{scorer.semantics.fingerprint}"
     printer = output.make_printer(style, to_file=to is not None)
     results = Results(printer, to=to, model=fingerprint, top=top, fail_under=fail_under)
     total = partial(_count, words, column, root)
@@ -140,7 +154,7 @@ def _scored(items: Iterator[Input], scorer: Scorer) -> Iterator[tuple[Input, Row
             waiting.append(item)
             yield item
 
-    for result in scorer.score(noted(), read=Input.read):
+    for result in scorer.score(noted(), read=Input.read, content=lambda item: item.sha256):
         item = waiting.popleft()
         yield item, {**result.to_row(), "path": item.path}, False
 

@@ -10,7 +10,9 @@ import typer
 from ma_agiqa.cli import options
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
-Architecture = Annotated[str, typer.Option("--model", help="What to train: compact or visual.")]
+Architecture = Annotated[
+    str, typer.Option("--model", help="What to train: compact, visual or paper.")
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="Recipe preset; else the one named like the model.")
 ]
@@ -38,6 +40,18 @@ Backbone = Annotated[
         help="Start of the vision transformer: published, random, or a safetensors file.",
     ),
 ]
+Store = Annotated[
+    Path | None,
+    typer.Option("--store", help="Feature store from `ma-agiqa extract`; paper needs one."),
+]
+Network = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        help="Change one argument of the network: key=value, a dot leads inward, the value is "
+        "JSON or text. gate=softmax, visual.taps=[5,8].",
+    ),
+]
 
 
 def train(
@@ -54,6 +68,8 @@ def train(
     precision: Precision = "auto",
     resume: Resume = False,
     backbone: Backbone = "published",
+    store: Store = None,
+    network: Network = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
@@ -79,6 +95,8 @@ def train(
         recipe=with_settings(RECIPES[name], settings or []),
         model=model,
         backbone=backbone,
+        store=store,
+        network=tuple(network or ()),
         split=split,
         target=target,
         seed=seed,

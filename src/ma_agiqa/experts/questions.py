@@ -12,12 +12,12 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.errors import MissingExtraError, UsageError
+from ma_agiqa.errors import FeatureError, MissingExtraError, UsageError
 
 IMAGE_MARK = "<|image|>"
 PROMPT = f"USER: {{question}}\n{IMAGE_MARK} ASSISTANT:"
@@ -90,6 +90,31 @@ def read_questions(path: Path) -> tuple[Question, ...]:
         return tuple(Question(name=name, text=text) for name, text in data.items())
     except UsageError as error:
         raise UsageError(error.reason, path=path, remedy=error.remedy) from error
+
+
+def to_record(questions: Sequence[Question]) -> dict[str, dict[str, str]]:
+    """Return questions as they stand in a model's or a feature store's JSON, in their order."""
+    return {q.name: {"text": q.text, "fingerprint": q.fingerprint} for q in questions}
+
+
+def from_record(record: Mapping[str, Any], *, source: str | Path) -> tuple[Question, ...]:
+    """Read what `to_record` wrote.
+
+    Raises:
+        FeatureError: not such a record, or a text that its fingerprint does not belong to.
+    """
+    try:
+        questions = tuple(Question(name=n, text=entry["text"]) for n, entry in record.items())
+        wrong = [q.name for q in questions if record[q.name]["fingerprint"] != q.fingerprint]
+    except (TypeError, KeyError, AttributeError, UsageError) as error:
+        raise FeatureError(f"the record of questions is damaged: {error}", path=source) from error
+    if wrong:
+        raise FeatureError(
+            f"the text of question {', '.join(wrong)} was changed after features were extracted",
+            path=source,
+            remedy="another text is another question: extract into a new store",
+        )
+    return questions
 
 
 def _parse(path: Path) -> Any:

@@ -1,12 +1,18 @@
 """What a large multimodal model must offer to be used as a semantic expert.
 
+An encoder is named by its parts: everything that vectors depend on besides the image and the
+question. Its fingerprint is a hash of them, so two that differ can be told apart part by part.
+
 Shapes: B images, K questions, D width of one vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ma_agiqa.experts.questions import Question
 from ma_agiqa.types import RGB
@@ -19,8 +25,13 @@ class SemanticEncoder(Protocol):
     """A frozen model that turns an image and a question into a vector."""
 
     @property
+    def parts(self) -> Mapping[str, Any]:
+        """What changes vectors, by name: weights, preprocessing, prompt, dtype; JSON data."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
-        """Changes with whatever changes vectors: weights, preprocessing, prompt, dtype."""
+        """`fingerprint_of(parts)`."""
         ...
 
     @property
@@ -35,3 +46,53 @@ class SemanticEncoder(Protocol):
             ImageError: an image that cannot be used; no vector of the batch is returned.
         """
         ...
+
+
+def fingerprint_of(parts: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change with any part."""
+    text = json.dumps(dict(parts), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Say in which parts two encoders differ, with both values: `dtype: a, not b`."""
+    names = [
+        name for name in {**expected, **found} if _plain(expected, name) != _plain(found, name)
+    ]
+    return "; ".join(f"{n}: {_plain(found, n)}, not {_plain(expected, n)}" for n in names)
+
+
+def _plain(parts: Mapping[str, Any], name: str) -> str:
+    return json.dumps(parts[name]) if name in parts else "nothing"
+
+
+class DeferredEncoder:
+    """An encoder known by its parts, whose weights are read at the first image.
+
+    Args:
+        load: makes the encoder that `parts` and `width` describe.
+    """
+
+    def __init__(
+        self, *, parts: Mapping[str, Any], width: int, load: Callable[[], SemanticEncoder]
+    ) -> None:
+        self.parts, self.width = dict(parts), width
+        self._load, self._lock = load, threading.Lock()
+        self._loaded: SemanticEncoder | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the parts."""
+        return fingerprint_of(self.parts)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights have been read."""
+        return self._loaded is not None
+
+    def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
+        """Return (B, K, D), float32; see `SemanticEncoder`."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+        return self._loaded.encode(images, questions)

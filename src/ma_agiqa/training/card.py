@@ -11,17 +11,36 @@ from typing import Any
 
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
+from ma_agiqa.experts.semantic import fingerprint_of
 from ma_agiqa.training.recipe import Recipe
 
 
-def training_card(config: ModelConfig, recipe: Recipe, best: dict[str, Any], split: Split) -> str:
+def training_card(
+    config: ModelConfig,
+    recipe: Recipe,
+    best: dict[str, Any],
+    split: Split,
+    *,
+    backbone: str | None = None,
+) -> str:
     """Return the card's text (Markdown with the Hub's metadata block).
 
     Args:
+        backbone: where the weights of the vision transformer came from; None without one.
         best: the log line of the epoch whose weights the card goes with.
     """
     assert config.trained_on is not None, "a trained model knows its training set"
     trained = config.trained_on
+    semantics = ""
+    if config.questions:
+        semantics = (
+            f"- Semantic vectors: questions {', '.join(config.questions)}, encoder\n"
+            f"  `{fingerprint_of(config.encoder)}` ({config.encoder.get('encoder', 'unnamed')}).\n"
+        )
+    start = "from random initial weights"
+    if backbone not in (None, "random"):
+        start += f" but for its vision transformer ({backbone})"
+    source = " --lmm mplug-owl2" if config.questions else ""
     settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
     return f"""---
 library_name: ma-agiqa
@@ -33,17 +52,17 @@ tags: [image-quality-assessment, ai-generated-images]
 Predicts the mean opinion score that people would give an AI-generated image, on the scale
 {config.scale.low:g} to {config.scale.high:g} (higher is better).
 
-- Architecture: `{config.architecture}`, from random initial weights.
+- Architecture: `{config.architecture}`, {start}.
 - Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
   {trained.images} images. {split.protocol}.
   {" ".join(split.caveats)}
-- Recipe: {settings}.
+{semantics}- Recipe: {settings}.
 - Selected on the validation part ({len(split.val)} images): epoch {best["epoch"]}, SRCC
   {best["srcc"]:.4f}, raw PLCC {best["plcc_raw"]:.4f}. The split that selects is not the one
   that reports: see the evaluation of the test part.
 - Versions: {", ".join(f"{k} {v}" for k, v in config.versions.items())}; commit {config.commit}.
 
 ```
-ma-agiqa score --model DIRECTORY pictures/
+ma-agiqa score --model DIRECTORY{source} pictures/
 ```
 """

@@ -3,13 +3,19 @@
     compact   the small visual expert, from random weights
     visual    the paper's visual expert without semantics; its vision transformer starts from
               published ImageNet weights unless told otherwise
+    paper     the whole network of the paper: the visual expert and the semantic vectors of a
+              feature store
+
+Any argument of a network may be changed by name: `gate=softmax`, `visual.window=7`.
 
 What this file does not do: train.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +42,8 @@ class Start:
         network: recipe and scale of the scores -> arguments of the architecture.
         recipe: name of the default recipe.
         backbone: whether it stands on a vision transformer with published weights.
+        semantics: whether it takes semantic vectors; how many and how wide is known from
+            the store they come from.
     """
 
     architecture: str
@@ -43,6 +51,7 @@ class Start:
     preprocess: Preprocess
     recipe: str
     backbone: bool
+    semantics: bool = False
 
 
 STARTS: dict[str, Start] = {
@@ -60,7 +69,45 @@ STARTS: dict[str, Start] = {
         recipe="paper",
         backbone=True,
     ),
+    "paper": Start(
+        architecture="ma-agiqa",
+        network=lambda recipe, scale: {
+            "visual": {"dropout": recipe.drop},
+            "dropout": recipe.drop,
+        },
+        preprocess=Preprocess(kind="paper"),
+        recipe="paper",
+        backbone=True,
+        semantics=True,
+    ),
 }
+
+
+def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return network arguments changed by `key=value` strings.
+
+    A dot leads into a nested mapping; a value is JSON, or else text: `visual.taps=[5,8]`.
+    Whether the network knows the argument is found when it is built.
+
+    Raises:
+        UsageError: not of the form key=value, or a dot leads into something else.
+    """
+    changed = copy.deepcopy(dict(network))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        *outer, name = key.split(".")
+        if not equals or not all([*outer, name]):
+            raise UsageError(f"expected key=value, got {setting!r}")
+        place = changed
+        for step in outer:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"network: {step!r} in {key!r} has no arguments of its own")
+        try:
+            place[name] = json.loads(text)
+        except ValueError:
+            place[name] = text
+    return changed
 
 
 def load_backbone(model: nn.Module, source: str) -> None:

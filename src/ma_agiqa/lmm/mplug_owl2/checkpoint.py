@@ -27,6 +27,8 @@ from ma_agiqa.errors import ModelError
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
 SAFETENSORS_INDEX, SAFETENSORS = "model.safetensors.index.json", "model.safetensors"
 PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+COPY, SOURCE = "copy_fingerprint", "source_fingerprint"
+"""In a converted copy's index: fingerprint of its own files, and of those it came from."""
 _AGAIN = "the download is incomplete or damaged; fetch the file again"
 _SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
 
@@ -107,8 +109,18 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """Return 16 hexadecimal digits of the checkpoint's content, in seconds for 16 GB.
 
     Configuration and tokenizer count in full, each weight file by its size and 64 evenly
-    spaced samples. A safetensors copy has another fingerprint than the pickles it came from.
+    spaced samples. A safetensors copy made by `convert-lmm` gives what its source gave, as
+    long as its own files are what was written then.
     """
+    own = _fingerprint_of_files(checkpoint)
+    index = checkpoint.directory / SAFETENSORS_INDEX
+    metadata = _read_json(index).get("metadata") if index.is_file() else None
+    if isinstance(metadata, Mapping) and metadata.get(COPY) == own:
+        return str(metadata[SOURCE])
+    return own
+
+
+def _fingerprint_of_files(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for path in (checkpoint.directory / CONFIG, checkpoint.tokenizer):
         digest.update(path.read_bytes() if path.is_file() else b"")

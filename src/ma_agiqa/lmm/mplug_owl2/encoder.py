@@ -5,21 +5,23 @@ Shapes: B images, K questions, D width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ma_agiqa import devices
+from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import PROMPT, Question
+from ma_agiqa.experts.semantic import DeferredEncoder, fingerprint_of
 from ma_agiqa.lmm.mplug_owl2 import pixels
 from ma_agiqa.lmm.mplug_owl2.checkpoint import CONFIG, fingerprint, open_checkpoint
 from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.loading import RELEASED, load_checkpoint
+from ma_agiqa.lmm.mplug_owl2.loading import DTYPES, RELEASED, load_checkpoint
 from ma_agiqa.lmm.mplug_owl2.model import MPLUGOwl2, Schedule
 from ma_agiqa.lmm.mplug_owl2.tokenizer import Tokenizer
 from ma_agiqa.types import RGB
@@ -72,17 +74,15 @@ class MPLUGOwl2Encoder:
         return self.model.width
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """The weights, the dtype, the preprocessing and the prompt."""
+        dtype = self.model.lm_head.weight.dtype
+        return encoder_parts(weights=self.weights, dtype=dtype, side=self._side)
+
+    @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights, the dtype, the preprocessing and the prompt."""
-        parts = {
-            "encoder": "mplug_owl2, mean over all positions",
-            "weights": self.weights,
-            "dtype": str(self.model.lm_head.weight.dtype),
-            "preprocessing": [pixels.MEAN, pixels.STD, pixels.PADDING, self._side],
-            "prompt": PROMPT,
-        }
-        text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hexadecimal digits of `parts`."""
+        return fingerprint_of(self.parts)
 
     def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
         """Return (B, K, D), float32, on the model's device.
@@ -92,8 +92,11 @@ class MPLUGOwl2Encoder:
             UsageError: a question too long for the model.
         """
         batch = np.zeros((len(images), 3, self._side, self._side), np.float32)
-        for i, image in enumerate(images):
-            batch[i] = pixels.preprocess(image, side=self._side)
+        # On a GPU machine one core could not prepare images as fast as they are encoded.
+        with ThreadPoolExecutor(min(len(images), devices.available_cores()) or 1) as pool:
+            prepared = pool.map(lambda image: pixels.preprocess(image, side=self._side), images)
+            for i, image in enumerate(prepared):
+                batch[i] = image
         prompts = [self.tokenizer(question.prompt) for question in questions]
         return self.model.pooled(torch.from_numpy(batch), prompts, schedule=self.schedule)
 
@@ -102,5 +105,46 @@ class MPLUGOwl2Encoder:
         return self.model.config.vision.image_size
 
 
-if TYPE_CHECKING:  # the type checker holds the encoder to the protocol
+def encoder_parts(*, weights: str, dtype: torch.dtype, side: int) -> dict[str, Any]:
+    """Return what vectors depend on besides image and question, as JSON data."""
+    return {
+        "encoder": "mplug_owl2, mean over all positions",
+        "weights": weights,
+        "dtype": str(dtype),
+        "preprocessing": [list(pixels.MEAN), list(pixels.STD), list(pixels.PADDING), side],
+        "prompt": PROMPT,
+    }
+
+
+def deferred(
+    source: str | Path = RELEASED,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str = "fp16",
+    revision: str | None = None,
+) -> DeferredEncoder:
+    """Describe a checkpoint from its files in seconds; weights are read at the first image.
+
+    Raises:
+        ModelError: a file is missing, damaged or of another model.
+        UsageError: an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+    checkpoint = open_checkpoint(source, revision=revision)
+    config = parse_config(checkpoint.config, source=str(checkpoint.directory / CONFIG))
+    parts = encoder_parts(
+        weights=fingerprint(checkpoint), dtype=DTYPES[dtype], side=config.vision.image_size
+    )
+    return DeferredEncoder(
+        parts=parts,
+        width=config.language.hidden_size,
+        load=lambda: MPLUGOwl2Encoder.load(
+            checkpoint.directory, device=device, dtype=dtype, revision=None
+        ),
+    )
+
+
+if TYPE_CHECKING:  # the type checker holds the encoders to the protocol
     _checked: type[SemanticEncoder] = MPLUGOwl2Encoder
+    _checked_too: type[SemanticEncoder] = DeferredEncoder

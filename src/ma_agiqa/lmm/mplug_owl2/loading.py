@@ -16,9 +16,12 @@ from safetensors.torch import save_file
 from ma_agiqa.errors import OutputError, UsageError
 from ma_agiqa.lmm.mplug_owl2.checkpoint import (
     CONFIG,
+    COPY,
     SAFETENSORS_INDEX,
+    SOURCE,
     TOKENIZER,
     Checkpoint,
+    fingerprint,
     open_checkpoint,
     read_shard,
 )
@@ -122,11 +125,15 @@ def _write_copy(checkpoint: Checkpoint, directory: Path) -> None:
         places |= dict.fromkeys(sizes, file)
         size += sum(sizes.values())
     check_names(model, places, source=str(checkpoint.directory))
-    index = {"metadata": {"total_size": size}, "weight_map": places}
-    (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=1) + "\n")
     for name in (CONFIG, TOKENIZER):
         if (checkpoint.directory / name).is_file():
             shutil.copyfile(checkpoint.directory / name, directory / name)
+    metadata: dict[str, int | str] = {"total_size": size}
+    index = {"metadata": metadata, "weight_map": places}
+    (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    # The index itself does not count for the fingerprint, so it can hold it.
+    metadata |= {COPY: fingerprint(open_checkpoint(directory)), SOURCE: fingerprint(checkpoint)}
+    (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
 def _copy_shard(checkpoint: Checkpoint, path: Path, model: MPLUGOwl2, out: Path) -> dict[str, int]:

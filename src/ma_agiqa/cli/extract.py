@@ -1,0 +1,173 @@
+"""`ma-agiqa extract`: parse, call, print. Images that failed go to stdout as JSON lines."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ma_agiqa.cli import exits, inputs, options, tables
+from ma_agiqa.cli.progress import progress
+from ma_agiqa.errors import UsageError
+
+if TYPE_CHECKING:
+    from ma_agiqa.experts.semantic import SemanticEncoder
+    from ma_agiqa.features.extract import Extraction
+    from ma_agiqa.features.store import FeatureStore
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[INPUT]...", help="Images, folders, quoted globs, - for stdin."),
+]
+Store = Annotated[Path, typer.Option(help="Folder of the feature store; made or added to.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="In place of INPUT: a name from `ma-agiqa datasets`, or a table."),
+]
+DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
+Lmm = Annotated[
+    str | None,
+    typer.Option("--lmm", help="mplug-owl2, a checkpoint directory or a Hub id."),
+]
+Dtype = Annotated[str, typer.Option(help="Of the LMM: fp16 as published, bf16 or fp32.")]
+Questions = Annotated[
+    Path | None, typer.Option(help='TOML or JSON file of name = "text"; else the official two.')
+]
+BatchSize = Annotated[
+    str, typer.Option(help="Images per pass, or auto: doubled while that is faster.")
+]
+ShardSize = Annotated[
+    int, typer.Option(min=1, help="Images per file of the store; a kill loses at most so many.")
+]
+ImportOfficial = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Take the official script's *_coherence.pt and *_semantic_content.pt from DIR; "
+        "--lmm then only says which LMM made them.",
+    ),
+]
+Part = Annotated[
+    str, typer.Option(metavar="I/N", help="Only every N-th image, for N processes at once.")
+]
+
+
+def extract(
+    store: Store,
+    words: Words = None,
+    data: Data = None,
+    root: DataRoot = None,
+    lmm: Lmm = None,
+    dtype: Dtype = "fp16",
+    questions: Questions = None,
+    device: options.Device = "auto",
+    batch_size: BatchSize = "auto",
+    shard_size: ShardSize = 256,
+    workers: options.Workers = None,
+    part: Part = "1/1",
+    import_official: ImportOfficial = None,
+    image_column: options.ImageColumn = "image",
+    score_column: options.ScoreColumn = "score",
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask an LMM about images and store its vectors, once per image.
+
+    What the store has is passed over, so the same command goes on after a stop. A bad image
+    is reported and the run goes on. Several processes may fill one store.
+
+    Exit status: 0 all good, 1 some images failed, 2 wrong use.
+    """
+    size = _batch_size(batch_size)
+    paths = _part(_paths(words, data, root, image_column, score_column), part)
+
+    from ma_agiqa.features.extract import extract as run
+    from ma_agiqa.features.official import import_official as import_files
+    from ma_agiqa.lmm.encoders import open_encoder
+
+    if lmm is None and import_official is None:
+        raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
+    encoder = None if lmm is None else open_encoder(lmm, device=device, dtype=dtype)
+    opened = _open(store, encoder, questions)
+    for error in opened.damaged.values():
+        typer.echo(f"warning: {error}", err=True)
+    started = time.perf_counter()
+    with progress(lambda: len(paths), title="extracting", quiet=quiet) as advance:
+        if import_official is not None:
+            done = import_files(import_official, paths, opened, on_image=advance)
+        else:
+            assert encoder is not None
+            done = run(
+                encoder,
+                paths,
+                opened,
+                batch_size=size,
+                shard_size=shard_size,
+                workers=workers,
+                on_image=advance,
+            )
+    for failure in done.failures:
+        typer.echo(tables.json_line({"path": failure.path, "error": failure.reason}), nl=False)
+    if not quiet:
+        typer.echo(_summary(done, time.perf_counter() - started), err=True)
+    raise typer.Exit(exits.SOME_FAILED if done.failures else exits.OK)
+
+
+def _open(store: Path, encoder: SemanticEncoder | None, questions: Path | None) -> FeatureStore:
+    """Open or make the store of an encoder; without one, of official files."""
+    from ma_agiqa.experts.questions import OFFICIAL, read_questions
+    from ma_agiqa.features.header import Header
+    from ma_agiqa.features.official import PARTS, WIDTH
+    from ma_agiqa.features.store import FeatureStore
+
+    asked = OFFICIAL if questions is None else read_questions(questions)
+    parts = PARTS if encoder is None else encoder.parts
+    width = WIDTH if encoder is None else encoder.width
+    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=asked))
+
+
+def _paths(
+    words: list[str] | None, data: str | None, root: Path | None, image: str, score: str
+) -> list[str]:
+    """Return the images that either INPUT or --data stands for."""
+    if (data is None) == (not words):
+        raise UsageError("give either images or --data", remedy="--data NAME --root DIR")
+    if data is None:
+        if root is not None:
+            raise UsageError("--root belongs to --data")
+        return [item.path for item in inputs.expand(words or [])]
+    if root is None:
+        raise UsageError("--data needs --root, the folder the data set lies in")
+
+    from ma_agiqa.data import registry
+
+    columns = registry.TableColumns(image=image, score=score)
+    return [str(path) for path in registry.load(data, root, columns).path]
+
+
+def _part(paths: list[str], part: str) -> list[str]:
+    """Return every N-th path from the I-th on."""
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {part!r} is not of the form I/N", remedy="1/4, 2/4, 3/4, 4/4")
+    return paths[int(number) - 1 :: int(count)]
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size takes auto or a positive number, got {text!r}")
+    return int(text)
+
+
+def _summary(done: Extraction, seconds: float) -> str:
+    parts = [
+        f"{done.extracted} extracted",
+        f"{done.present} already there",
+        f"{len(done.failures)} failed",
+    ]
+    if done.extracted and seconds > 0:
+        parts.append(f"{done.extracted / seconds:.1f} images/s")
+    return ", ".join(parts)

@@ -1,0 +1,222 @@
+"""Images -> vectors in a store: resumable, and stopped by no single image.
+
+Files are read, hashed and decoded in threads while the encoder works. An image whose content
+is in the store already is passed over before it is decoded, so a second run only reads files
+and never loads the LMM. What cannot be read or encoded becomes a failure with its reason.
+What this file does not do: know the encoder, or divide work between processes beyond taking
+note of shards that others have finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ma_agiqa import devices
+from ma_agiqa.errors import FeatureError, ImageError
+from ma_agiqa.experts.semantic import SemanticEncoder
+from ma_agiqa.features.content import content_hash
+from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
+from ma_agiqa.images import decode, read_bytes
+from ma_agiqa.lookahead import reason
+from ma_agiqa.types import RGB
+
+FIRST_BATCH, LARGEST_BATCH = 4, 64
+WORTH_IT = 1.05
+"""A larger batch must be faster by this factor to be kept."""
+
+MAX_DEFAULT_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image there are no vectors of, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Extraction:
+    """What a run did: images extracted, passed over as already there, and failed."""
+
+    extracted: int = 0
+    present: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+class BatchSize:
+    """How many images go through the encoder at once; vectors do not depend on it.
+
+    Args:
+        fixed: the size, or None to double from 4 to at most 64 while that is faster.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self.size = fixed or FIRST_BATCH
+        self._growing = fixed is None
+        self._speed: float | None = None
+
+    def succeeded(self, images: int, seconds: float) -> None:
+        """Take note of a batch; the first one is not measured, for it warms up."""
+        if not self._growing or images < self.size:
+            return
+        speed = images / max(seconds, 1e-9)
+        if self._speed is None:
+            self._speed = 0.0
+        elif speed < WORTH_IT * self._speed:
+            self.size, self._growing = max(1, self.size // 2), False
+        else:
+            self._speed = speed
+            self.size = min(2 * self.size, LARGEST_BATCH)
+            self._growing = self.size < LARGEST_BATCH
+
+    def ran_out(self, images: int) -> None:
+        """Halve after a batch of `images` did not fit the memory."""
+        self.size, self._growing = max(1, images // 2), False
+
+
+@dataclass(frozen=True)
+class _Item:
+    path: str
+    sha256: str
+    rgb: RGB | None
+
+
+def extract(
+    encoder: SemanticEncoder,
+    images: Iterable[str | Path],
+    store: FeatureStore,
+    *,
+    batch_size: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    workers: int | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> Extraction:
+    """Put the vectors of images into a store; those it has are passed over.
+
+    Args:
+        batch_size: images per pass; found by trying when None, halved when memory is short.
+        shard_size: images per shard; a kill loses at most so many.
+        workers: threads that read and decode; one per core, at most 8, when None.
+        on_image: called after each image, for a progress bar.
+
+    Raises:
+        FeatureError: the store is of another encoder.
+        OutputError: a shard could not be written; the shards before it are safe.
+    """
+    store.header.require_encoder(encoder.parts, source=store.path)
+    workers = workers or min(devices.available_cores(), MAX_DEFAULT_WORKERS)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ma-agiqa-decode")
+    try:
+        with store.writer(shard_size=shard_size) as writer:
+            run = _Run(encoder, store, writer, BatchSize(batch_size), on_image)
+            ahead: deque[tuple[str, Future[_Item]]] = deque()
+            for path in map(str, images):
+                ahead.append((path, pool.submit(_read, path, store)))
+                if len(ahead) >= run.batch.size + workers:
+                    run.take(*ahead.popleft())
+            while ahead:
+                run.take(*ahead.popleft())
+            run.encode_waiting()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return run.done
+
+
+def _read(path: str, store: FeatureStore) -> _Item:
+    data = read_bytes(path)
+    sha256 = content_hash(data)
+    return _Item(path, sha256, None if store.has(sha256) else decode(data, name=path))
+
+
+class _Run:
+    """Collects decoded images into batches and sees each image through to its end."""
+
+    def __init__(
+        self,
+        encoder: SemanticEncoder,
+        store: FeatureStore,
+        writer: ShardWriter,
+        batch: BatchSize,
+        on_image: Callable[[], None],
+    ) -> None:
+        self.encoder, self.store, self.writer = encoder, store, writer
+        self.batch, self.on_image = batch, on_image
+        self.done = Extraction()
+        self._waiting: list[_Item] = []
+        self._claimed: set[str] = set()
+
+    def take(self, path: str, future: Future[_Item]) -> None:
+        """Wait for an image; encode when a batch is full."""
+        try:
+            item = future.result()
+        except ImageError as error:
+            self._fail(path, reason(error))
+            return
+        except MemoryError:
+            self._fail(path, "not enough memory to decode the image")
+            return
+        if item.rgb is None or item.sha256 in self._claimed or self.store.has(item.sha256):
+            self.done.present += 1
+            self.on_image()
+            return
+        self._claimed.add(item.sha256)
+        self._waiting.append(item)
+        if len(self._waiting) >= self.batch.size:
+            self.encode_waiting()
+
+    def encode_waiting(self) -> None:
+        """Encode what is decoded, in batches of the current size."""
+        while self._waiting:
+            now = self._waiting[: self.batch.size]
+            self._waiting = self._waiting[len(now) :]
+            self._encode(now)
+
+    def _encode(self, items: list[_Item]) -> None:
+        """Encode one batch; halve and repeat if memory is short or an image is refused."""
+        started = time.perf_counter()
+        try:
+            images = [item.rgb for item in items if item.rgb is not None]
+            vectors = self.encoder.encode(images, self.store.header.questions).cpu()
+        except ImageError as error:
+            why = reason(error)
+        except (MemoryError, RuntimeError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            why = "not enough memory to encode the image"
+            self.batch.ran_out(len(items))
+        else:
+            self.batch.succeeded(len(items), time.perf_counter() - started)
+            for item, own in zip(items, vectors, strict=True):
+                self._keep(item, own)
+            return
+        # Out of the except clause, so that the failed attempt's tensors are released.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(items) == 1:
+            self._claimed.discard(items[0].sha256)
+            self._fail(items[0].path, why)
+            return
+        middle = len(items) // 2
+        self._encode(items[:middle])
+        self._encode(items[middle:])
+
+    def _keep(self, item: _Item, vectors: torch.Tensor) -> None:
+        try:
+            self.writer.add(item.sha256, vectors)
+        except FeatureError as error:
+            self._fail(item.path, reason(error))
+            return
+        self.done.extracted += 1
+        self.on_image()
+
+    def _fail(self, path: str, why: str) -> None:
+        self.done.failures.append(Failure(path, why))
+        self.on_image()

@@ -1,0 +1,30 @@
+"""A tiny mPLUG-Owl2 checkpoint on disk, in the published layout, for tests of the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+import tiny_owl
+
+WIDTH = 64
+
+
+def write(folder: Path, *, seed: int = 0, shards: int = 3) -> Path:
+    """Write pickle shards with their index, configuration and tokenizer."""
+    folder.mkdir(parents=True)
+    config = tiny_owl.config(vocab_size=360)
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mplug_owl2"}))
+    (folder / "tokenizer.model").write_bytes(tiny_owl.tokenizer_model())
+    tensors = tiny_owl.weights(config, seed=seed)
+    places = {}
+    for number in range(shards):
+        file = f"pytorch_model-{number + 1}-of-{shards}.bin"
+        part = {name: tensors[name] for name in list(tensors)[number::shards]}
+        torch.save(part, folder / file)
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder

@@ -1,0 +1,361 @@
+"""The feature store finds vectors by content, loses nothing, and refuses what is not its own."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import REPOSITORY
+from ma_agiqa.errors import FeatureError, ImageError, OutputError
+from ma_agiqa.experts.questions import COHERENCE, MEANING, OFFICIAL, Question
+from ma_agiqa.features.content import hash_files, hash_source
+from ma_agiqa.features.header import Header
+from ma_agiqa.features.official import PARTS, import_official
+from ma_agiqa.features.store import FeatureStore
+
+PARTS_HERE = {"encoder": "made up", "weights": "abc", "dtype": "torch.float16"}
+HEADER = Header(encoder=PARTS_HERE, width=8, questions=OFFICIAL)
+
+
+def sha(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def vectors(number: int, width: int = 8) -> Tensor:
+    return torch.randn(2, width, generator=torch.Generator().manual_seed(number))
+
+
+def fill(store: FeatureStore, numbers: range, *, shard_size: int = 4) -> None:
+    with store.writer(shard_size=shard_size) as writer:
+        for number in numbers:
+            writer.add(sha(number), vectors(number, store.header.width))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """Ten images in shards of 4, 4 and 2."""
+    store = FeatureStore.create(tmp_path / "store", HEADER)
+    fill(store, range(10))
+    return store
+
+
+def test_vectors_come_back_as_float16_in_the_order_asked_for(store: FeatureStore) -> None:
+    again = FeatureStore.open(store.path)
+    numbers = [9, 0, 4, 0]
+    found = again.get([sha(n) for n in numbers])
+    expected = torch.stack([vectors(n) for n in numbers]).half()
+    assert torch.equal(found, expected)
+    assert len(again) == 10
+    assert len(list((store.path / "shards").glob("*.safetensors"))) == 3
+
+
+def test_questions_are_chosen_by_name_in_any_order(store: FeatureStore) -> None:
+    found = store.get([sha(3)], questions=[COHERENCE, MEANING])
+    assert torch.equal(found[0], vectors(3).half().flip(0))
+    assert store.get([sha(3)], questions=[COHERENCE]).shape == (1, 1, 8)
+
+
+def test_missing_images_are_listed_once_in_order(store: FeatureStore) -> None:
+    asked = [sha(12), sha(1), sha(11), sha(12)]
+    assert store.missing(asked) == [sha(12), sha(11)]
+    with pytest.raises(FeatureError, match=f"no vectors of 2 images, first with content {sha(12)}"):
+        store.get(asked)
+
+
+def test_an_image_of_the_paper_takes_16_kilobytes(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store", Header(PARTS_HERE, 4096, OFFICIAL))
+    fill(store, range(64), shard_size=32)
+    on_disk = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+    # 2 x 4096 float16 are 16,384 bytes; the index adds a hash of 64 letters to each record.
+    # 20,000 records: 328 MB.
+    assert 16_384 <= on_disk / 64 < 16_384 * 1.01
+
+
+def test_two_writers_fill_one_store_and_a_duplicate_does_no_harm(tmp_path: Path) -> None:
+    one = FeatureStore.create(tmp_path / "store", HEADER)
+    other = FeatureStore.create(tmp_path / "store", HEADER)
+    with one.writer(shard_size=4) as a, other.writer(shard_size=4) as b:
+        for number in range(6):
+            a.add(sha(number), vectors(number))
+            b.add(sha(number + 4), vectors(number + 4))
+    whole = FeatureStore.open(tmp_path / "store")
+    numbers = range(10)
+    assert not whole.missing(sha(n) for n in numbers)
+    expected = torch.stack([vectors(n) for n in numbers]).half()
+    assert torch.equal(whole.get([sha(n) for n in numbers]), expected)
+
+
+def test_a_writer_sees_the_shards_of_others_when_its_own_is_full(tmp_path: Path) -> None:
+    one = FeatureStore.create(tmp_path / "store", HEADER)
+    other = FeatureStore.create(tmp_path / "store", HEADER)
+    fill(other, range(4))
+    assert not one.has(sha(0))
+    fill(one, range(4, 8))
+    assert one.has(sha(0))
+
+
+def test_data_without_an_index_counts_for_nothing(store: FeatureStore) -> None:
+    index = sorted((store.path / "shards").glob("*.json"))[0]
+    index.unlink()
+    again = FeatureStore.open(store.path)
+    assert len(again) == 6
+    assert not again.damaged
+
+
+DAMAGES = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "gone": lambda path: path.unlink(),
+    "index is no JSON": lambda path: path.with_suffix(".json").write_text("{"),
+    "index lacks rows": lambda path: path.with_suffix(".json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_named_and_the_rest_stays_usable(
+    store: FeatureStore, damage: str
+) -> None:
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[1]
+    DAMAGES[damage](victim)
+    again = FeatureStore.open(store.path)
+    (error,) = again.damaged.values()
+    assert victim.stem in str(error)
+    assert again.missing(sha(n) for n in range(10)) == [sha(n) for n in range(4, 8)]
+    assert torch.equal(again.get([sha(9)])[0], vectors(9).half())
+    fill(again, range(4, 8))
+    assert not FeatureStore.open(store.path).missing(sha(n) for n in range(10))
+
+
+def test_verify_finds_a_single_changed_byte(store: FeatureStore) -> None:
+    assert store.verify() == []
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    again = FeatureStore.open(store.path)
+    (error,) = again.verify()
+    assert victim.name in str(error)
+    assert len(again) == 6, "a shard that differs from its checksum is no longer used"
+
+
+def test_a_header_that_does_not_open_is_named_when_read(store: FeatureStore) -> None:
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
+    size = victim.stat().st_size
+    victim.write_bytes(b"\xff" * size)  # same size, so only reading it can tell
+    with pytest.raises(FeatureError, match=rf"{victim.name}: damaged shard"):
+        FeatureStore.open(store.path).get([sha(0)])
+
+
+def test_another_encoder_is_refused_with_the_parts_that_differ(store: FeatureStore) -> None:
+    other = Header({**PARTS_HERE, "dtype": "torch.bfloat16"}, 8, OFFICIAL)
+    with pytest.raises(FeatureError) as caught:
+        FeatureStore.create(store.path, other)
+    text = str(caught.value)
+    assert HEADER.fingerprint in text
+    assert other.fingerprint in text
+    assert 'dtype: "torch.float16", not "torch.bfloat16"' in text
+    assert "weights" not in text
+
+
+def test_a_shard_of_another_encoder_is_not_read(store: FeatureStore) -> None:
+    index = sorted((store.path / "shards").glob("*.json"))[0]
+    entry = json.loads(index.read_text())
+    index.write_text(json.dumps({**entry, "encoder": "0" * 16}))
+    again = FeatureStore.open(store.path)
+    assert "holds vectors of encoder 0000000000000000" in str(again.damaged[index.name])
+
+
+def test_changed_questions_are_refused_with_both_texts(store: FeatureStore) -> None:
+    changed = Question("meaning", "Is there any meaning in this?")
+    with pytest.raises(FeatureError, match=r"was 'Evaluate the input.*expected 'Is there any"):
+        FeatureStore.create(store.path, Header(PARTS_HERE, 8, (changed, COHERENCE)))
+    with pytest.raises(FeatureError, match="no vectors for question 'beauty', only meaning, coh"):
+        store.get([sha(0)], questions=[Question("beauty", "Is it beautiful?")])
+    with pytest.raises(FeatureError, match="also holds vectors for coherence"):
+        FeatureStore.create(store.path, Header(PARTS_HERE, 8, (MEANING,)))
+
+
+def _edited(store: FeatureStore, old: str, new: str) -> None:
+    file = store.path / "encoder.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("Evaluate if", "Evaluate whether", "text of question coherence was changed"),
+        ('"abc"', '"abd"', "encoder parts give fingerprint"),
+        ('"format_version": 1', '"format_version": 2', "upgrade"),
+        ('"width"', '"breadth"', "damaged"),
+        ("{", "", "damaged"),
+    ],
+)
+def test_an_edited_header_is_refused(store: FeatureStore, old: str, new: str, reason: str) -> None:
+    _edited(store, old, new)
+    with pytest.raises(FeatureError, match=reason):
+        FeatureStore.open(store.path)
+
+
+def test_a_folder_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match="no feature store"):
+        FeatureStore.open(tmp_path)
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match="is no feature store"):
+        FeatureStore.create(tmp_path, HEADER)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_loses_no_shard_and_no_waiting_vector(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+    write = Path.write_bytes
+
+    def write_bytes(self: Path, data: bytes) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    writer = store.writer(shard_size=2)
+    writer.add(sha(20), vectors(20))
+    with pytest.raises(OutputError, match="No space left"):
+        writer.add(sha(21), vectors(21))
+    assert len(FeatureStore.open(store.path)) == 10
+    full = False
+    writer.flush()
+    assert not FeatureStore.open(store.path).missing([sha(20), sha(21)])
+
+
+def test_an_error_in_the_run_does_not_lose_what_was_added(store: FeatureStore) -> None:
+    def interrupted() -> None:
+        with store.writer(shard_size=100) as writer:
+            writer.add(sha(30), vectors(30))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert FeatureStore.open(store.path).has(sha(30))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_values_that_float16_cannot_hold_are_refused(store: FeatureStore, value: float) -> None:
+    wrong = vectors(0)
+    wrong[1, 3] = value
+    with store.writer() as writer, pytest.raises(FeatureError, match="not finite as float16"):
+        writer.add(sha(40), wrong)
+    assert not store.has(sha(40))
+
+
+def test_vectors_of_another_shape_are_refused(store: FeatureStore) -> None:
+    with store.writer() as writer, pytest.raises(FeatureError, match=r"\(2, 8\), got \(2, 9\)"):
+        writer.add(sha(40), torch.zeros(2, 9))
+
+
+def test_reads_are_mapped_into_memory(tmp_path: Path) -> None:
+    """67 MB of vectors in one shard, of which one row is read: the process hardly grows."""
+    store = FeatureStore.create(tmp_path / "store", Header(PARTS_HERE, 4096, OFFICIAL))
+    with store.writer(shard_size=4096) as writer:
+        row = torch.ones(2, 4096)
+        for number in range(4096):
+            writer.add(sha(number), row)
+    code = (
+        "import resource, sys; from ma_agiqa.features.store import FeatureStore\n"
+        "store = FeatureStore.open(sys.argv[1])\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); assert store.get([sys.argv[2]]).sum() == 8192; print(peak() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.path), sha(3000)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 20_000, "kB; the shard has 67,000"
+
+
+def test_an_image_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"the same")
+    (tmp_path / "b.png").write_bytes(b"the same")
+    one, other = hash_files([tmp_path / "a.png", tmp_path / "b.png"])
+    assert one == other == hash_source(b"the same") == hash_source(str(tmp_path / "a.png"))
+    assert hash_source(object()) is None
+    with pytest.raises(ImageError, match=r"c\.png"):
+        hash_files([tmp_path / "c.png"])
+
+
+# --- files of the official script ---------------------------------------------------------------
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> tuple[Path, list[Path]]:
+    """A folder of official files for a.jpg and b.png, and the images."""
+    folder, pictures = tmp_path / "tensors", []
+    folder.mkdir()
+    for number, name in enumerate(["a.jpg", "b.png"]):
+        (tmp_path / name).write_bytes(b"image" + name.encode())
+        pictures.append(tmp_path / name)
+        batch = vectors(number, 4096 * 4).half().unflatten(1, (4, 4096))  # (2, 4, 4096)
+        stem = folder / Path(name).stem
+        torch.save(batch[0][1:2], f"{stem}_semantic_content.pt")  # a view: saved with its batch
+        torch.save(batch[1][1:2].clone(), f"{stem}_coherence.pt")
+    return folder, pictures
+
+
+def test_official_files_are_read_in_our_order(
+    official: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, pictures = official
+    assert (folder / "a_semantic_content.pt").stat().st_size > 30_000, "carries its whole batch"
+    store = FeatureStore.create(tmp_path / "store", Header(PARTS, 4096, OFFICIAL))
+    done = import_official(folder, pictures, store)
+    assert (done.extracted, done.present, done.failures) == (2, 0, [])
+    found = FeatureStore.open(store.path).get(hash_files(pictures))
+    for number in range(2):
+        expected = vectors(number, 4096 * 4).half().unflatten(1, (4, 4096))[:, 1]
+        assert torch.equal(found[number], expected), "meaning first, then coherence"
+    again = import_official(folder, pictures, FeatureStore.open(store.path))
+    assert (again.extracted, again.present) == (0, 2)
+
+
+def test_unusable_official_files_are_named_and_the_rest_is_taken(
+    official: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, pictures = official
+    broken = {
+        "c": (None, "c_semantic_content.pt: no such file"),
+        "d": (b"no pickle", "d_semantic_content.pt: damaged"),
+        "e": (torch.zeros(1, 5).half(), r"holds shape (1, 5), expected (1, 4096)"),
+        "f": ({"a": 1}, "holds no vector"),
+        "g": (torch.full((1, 4096), float("nan")).half(), "not finite"),
+    }
+    for stem, (content, _) in broken.items():
+        (tmp_path / f"{stem}.jpg").write_bytes(b"image " + stem.encode())
+        pictures.append(tmp_path / f"{stem}.jpg")
+        for suffix in ("_semantic_content.pt", "_coherence.pt"):
+            if isinstance(content, bytes):
+                (folder / f"{stem}{suffix}").write_bytes(content)
+            elif content is not None:
+                torch.save(content, folder / f"{stem}{suffix}")
+    pictures += [tmp_path / "a.png", tmp_path / "gone.png"]
+    (tmp_path / "a.png").write_bytes(b"same stem as a.jpg")
+    store = FeatureStore.create(tmp_path / "store", Header(PARTS, 4096, OFFICIAL))
+    done = import_official(folder, pictures, store)
+    assert done.extracted == 1
+    reasons = {Path(failure.path).name: failure.reason for failure in done.failures}
+    for stem, (_, reason) in broken.items():
+        assert reason in reasons[f"{stem}.jpg"]
+    assert "another image has this stem" in reasons["a.jpg"]
+    assert "another image has this stem" in reasons["a.png"]
+    assert "gone.png" in reasons
