@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ma_agiqa import checkpoints, devices
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import DataError, ImageError, ModelError, UsageError
+from ma_agiqa.experts.compact import LocalQuality
 from ma_agiqa.inference import Scorer, load
 from ma_agiqa.types import Scale
 
@@ -31,10 +32,8 @@ TOLERANCE = 1e-4
 TINY_COMPACT = {"widths": [4, 4, 8, 8], "depths": [1, 1, 1]}
 
 
-class Record(NamedTuple):
+class Bare(NamedTuple):
     score: Tensor
-    quality_map: Tensor | None
-    weight_map: Tensor | None
 
 
 class TinyNetwork(nn.Module):
@@ -47,12 +46,12 @@ class TinyNetwork(nn.Module):
         self.maps = maps
         self.batches: list[tuple[int, ...]] = []
 
-    def forward(self, images: Tensor) -> Record:
+    def forward(self, images: Tensor) -> LocalQuality | Bare:
         self.batches.append(tuple(images.shape))
         quality = self.local(images).squeeze(1)
         weight = torch.full_like(quality, 1 / quality[0].numel())
         score = (quality * weight).sum((1, 2))
-        return Record(score, quality, weight) if self.maps else Record(score, None, None)
+        return LocalQuality(score, quality, weight, images) if self.maps else Bare(score)
 
 
 def make_config(**changes: object) -> ModelConfig:
@@ -200,7 +199,7 @@ def test_decoding_runs_beside_the_network() -> None:
     met = []
 
     class Waiting(TinyNetwork):
-        def forward(self, images: Tensor) -> Record:
+        def forward(self, images: Tensor) -> LocalQuality | Bare:
             forward_began.set()
             met.append(third_read.wait(timeout=10))
             return super().forward(images)
@@ -255,7 +254,7 @@ class ShortOfMemory(TinyNetwork):
         super().__init__()
         self.room = room
 
-    def forward(self, images: Tensor) -> Record:
+    def forward(self, images: Tensor) -> LocalQuality | Bare:
         if len(images) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(images)
@@ -275,7 +274,7 @@ def test_an_image_too_large_for_memory_is_an_error_row(folder: list[Path]) -> No
 
 def test_a_bug_in_the_network_is_not_hidden_in_a_row() -> None:
     class Broken(TinyNetwork):
-        def forward(self, images: Tensor) -> Record:
+        def forward(self, images: Tensor) -> LocalQuality | Bare:
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -284,8 +283,8 @@ def test_a_bug_in_the_network_is_not_hidden_in_a_row() -> None:
 
 def test_a_network_that_gives_another_number_of_scores_is_refused() -> None:
     class OneForAll(TinyNetwork):
-        def forward(self, images: Tensor) -> Record:
-            return Record(super().forward(images).score.mean(), None, None)
+        def forward(self, images: Tensor) -> Bare:
+            return Bare(super().forward(images).score.mean())
 
     with pytest.raises(ModelError, match="expected"):
         list(make_scorer(OneForAll(), batch_size=2).score([noise(0), noise(1)]))
@@ -300,6 +299,9 @@ def test_maps_come_only_when_asked_for_and_add_up_to_the_score() -> None:
     assert asked.weight_map is not None
     total = float((asked.quality_map * asked.weight_map).sum())
     assert total == pytest.approx(float(asked), abs=1e-5)  # float32 sum of a hundred places
+    assert asked.contributions == {"visual": pytest.approx(float(asked))}
+    assert asked.contribution_map is not None
+    assert float(asked.contribution_map.sum()) == pytest.approx(float(asked), abs=1e-5)
     (row,) = scorer.score([noise(0)], explain=True)
     assert row.quality_map is not None
     np.testing.assert_allclose(row.quality_map, asked.quality_map, rtol=0, atol=1e-6)
@@ -313,8 +315,8 @@ def test_a_model_without_maps_scores_all_the_same() -> None:
 
 def test_percentile_is_interpolated_between_the_training_quantiles() -> None:
     class Constant(TinyNetwork):
-        def forward(self, images: Tensor) -> Record:
-            return Record(images[:, 0, 0, 0] * 5, None, None)
+        def forward(self, images: Tensor) -> LocalQuality | Bare:
+            return Bare(images[:, 0, 0, 0] * 5)
 
     trained = TrainedOn("made-up", "quality", "paper", 3, (0.0, 1.0, 5.0))
     scorer = Scorer(Constant(), make_config(trained_on=trained), device="cpu")

@@ -286,7 +286,13 @@ def test_visual_only_network_scores_pictures_through_the_scorer(tmp_path: Path) 
     checkpoints.save(tmp_path / "model", model, config, card="tiny")
     rgb = np.random.default_rng(0).integers(0, 256, (100, 180, 3), dtype=np.uint8)
     expected = score(model, prepare(rgb, config.preprocess)[None]).score.item()
-    assert load(tmp_path / "model", device="cpu")(rgb).score == pytest.approx(expected, abs=1e-5)
+    explained = load(tmp_path / "model", device="cpu")(rgb, explain=True)
+    assert explained.score == pytest.approx(expected, abs=1e-5)
+    assert explained.contributions is not None
+    assert list(explained.contributions) == ["visual", "bias"]
+    assert sum(explained.contributions.values()) == pytest.approx(expected, abs=1e-5)
+    assert explained.contribution_map is not None
+    assert explained.contribution_map.shape == (8, 8)
 
 
 def test_transpose_and_reshape_is_not_a_transpose_back() -> None:

@@ -19,7 +19,7 @@ LAYERS = [
     {"transforms", "experts", "lmm", "fusion"},
     {"model", "checkpoints", "convert", "hub"},
     {"data", "features"},
-    {"training", "evaluation", "inference"},
+    {"training", "evaluation", "explain", "inference"},
     {"scale", "serving", "cli", "__main__"},
 ]
 """A module may import from its own layer and from those above it in this list."""

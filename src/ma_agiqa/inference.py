@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ma_agiqa import checkpoints, devices, images, presets, transforms
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
 from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.explain import explanations
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.sources import SemanticSource, open_source
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
@@ -123,7 +124,7 @@ class Scorer:
         """Score one image: a path, bytes, PIL image, array or tensor.
 
         Args:
-            explain: also return the quality and weight map, where the model has them.
+            explain: also return why: what the experts and the places of the image add.
 
         Raises:
             ImageError: the image cannot be read or judged.
@@ -150,7 +151,7 @@ class Scorer:
 
         Args:
             sources: images as `scorer(image)` takes them; sizes may differ.
-            explain: also return the maps, where the model has them.
+            explain: also return why: what the experts and the places of the image add.
             read: turns one source into RGB and raises ImageError; runs in worker threads.
             content: after that, gives the hash of the source's file, by which stored
                 features are found; None for an image without a file.
@@ -234,8 +235,7 @@ class Scorer:
                 inputs.append(vectors.to(self.device))
             output = self.model(*inputs)
             values = output.score.float().cpu()
-            quality = _to_numpy(output.quality_map) if explain else None
-            weight = _to_numpy(output.weight_map) if explain else None
+            reasons = explanations(output, self.config) if explain else [{}] * len(batch)
         if values.shape != (len(batch),):
             raise ModelError(
                 f"the network gave scores of shape {tuple(values.shape)}, expected ({len(batch)},)",
@@ -247,11 +247,8 @@ class Scorer:
             if not np.isfinite(value):
                 item.error = f"the network gave no finite score ({value})"
                 continue
-            item.score = self._record(item.label, value=value)
-            if quality is not None and weight is not None:
-                item.score = dataclasses.replace(
-                    item.score, quality_map=quality[row].copy(), weight_map=weight[row].copy()
-                )
+            score = self._record(item.label, value=value)
+            item.score = dataclasses.replace(score, **reasons[row])
 
     def _result(self, item: Pending) -> Score:
         return item.score or self._record(item.label, error=item.error)
@@ -298,7 +295,3 @@ def _score_quantiles(config: ModelConfig) -> tuple[float, ...] | None:
             "score_quantiles must be two or more values in ascending order", path=config.name
         )
     return quantiles
-
-
-def _to_numpy(maps: Tensor | None) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    return None if maps is None else maps.float().cpu().numpy()

@@ -40,9 +40,13 @@ class Score:
         low, high: nominal ends of the scale; higher is better.
         model: name of the model, with `@revision` when it came from a pinned one.
         error: why there is no score; None when there is one.
-        quality_map: local scores, shape (h, w), float32, same scale; None unless asked for.
-        weight_map: how much each place counted, shape (h, w), float32, sums to one;
-            `(quality_map * weight_map).sum()` is `score`. None unless asked for.
+        contributions: what each expert adds, and the bias; they sum to `score`. This and the
+            maps are None unless asked for.
+        contribution_map: what each place adds to the visual expert's contribution, shape
+            (h, w), float32; of `compact` it sums to `score`.
+        quality_map: local scores of `compact`, shape (h, w), float32, same scale.
+        weight_map: how much each place of `compact` counted, shape (h, w), float32, sums to
+            one; times `quality_map` it is `contribution_map`.
     """
 
     path: str
@@ -52,6 +56,8 @@ class Score:
     high: float
     model: str
     error: str | None = None
+    contributions: dict[str, float] | None = field(default=None, repr=False, compare=False)
+    contribution_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     quality_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     weight_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
