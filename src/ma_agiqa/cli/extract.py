@@ -88,6 +88,8 @@ def extract(
 
     if lmm is None and import_official is None:
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
+    if questions is not None and import_official is not None:
+        raise UsageError("official files answer the official questions: leave out --questions")
     encoder = None if lmm is None else open_encoder(lmm, device=device, dtype=dtype)
     opened = _open(store, encoder, questions)
     for error in opened.damaged.values():

@@ -1,0 +1,350 @@
+"""A model with semantics: trained from a store, scored from a store or an LMM, with one result."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import owl_checkpoint
+import tiny_paper
+from ma_agiqa import checkpoints
+from ma_agiqa.cli import app
+from ma_agiqa.config import ModelConfig, Preprocess
+from ma_agiqa.errors import FeatureError, ImageError, ModelError, OutputError, UsageError
+from ma_agiqa.experts.questions import OFFICIAL, Question, to_record
+from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.inference import Scorer, load
+from ma_agiqa.lmm.encoders import open_encoder
+from ma_agiqa.training.starts import with_arguments
+from ma_agiqa.types import Scale
+
+pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
+pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")
+pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+@pytest.fixture(scope="module")
+def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return owl_checkpoint.write(tmp_path_factory.mktemp("lmm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six pictures of several shapes."""
+    folder, g = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    paths = []
+    for number, size in enumerate([(60, 80), (80, 60), (64, 64)] * 2):
+        waves = np.sin(np.arange(size[0])[:, None, None] / (3 + number)) * 60
+        pixels = (128 + waves + g.normal(0, 20, (*size, 3))).clip(0, 255).astype(np.uint8)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def store(lmm: Path, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features") / "store"
+    done = run("extract", *photos, "--lmm", lmm, "--store", folder)
+    assert done.exit_code == 0, done.stderr
+    return folder
+
+
+def save_model(
+    directory: Path, lmm: Path, questions: tuple[Question, ...] = OFFICIAL, dtype: str = "fp16"
+) -> Path:
+    config = ModelConfig(
+        name="tiny-paper",
+        architecture="ma-agiqa",
+        network={
+            "semantics": len(questions),
+            "semantic_width": owl_checkpoint.WIDTH,
+            "visual": tiny_paper.NETWORK,
+        },
+        preprocess=Preprocess("paper"),
+        scale=Scale(0.0, 5.0),
+        questions=to_record(questions),
+        encoder=dict(open_encoder(lmm, device="cpu", dtype=dtype).parts),
+    )
+    torch.manual_seed(0)
+    network = checkpoints.build(config)
+    with torch.no_grad():  # fresh weights barely look at the semantics
+        for parameter in network.semantic_projections.parameters():
+            parameter.mul_(10)
+    checkpoints.save(directory, network, config, card="for a test")
+    return directory
+
+
+def forgetful(model: Path) -> Path:
+    """Make a model directory forget which encoder it was trained with."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "encoder": {}}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(lmm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", lmm)
+
+
+def values(scorer: Scorer, sources: list[Path]) -> list[float]:
+    return [float(score) for score in scorer.score(sources)]
+
+
+def test_store_and_lmm_give_the_same_score(
+    model: Path, lmm: Path, store: Path, photos: list[Path]
+) -> None:
+    stored = values(load(model, device="cpu", store=store), photos)
+    computed = values(load(model, device="cpu", lmm=lmm), photos)
+    # The vectors are rounded to float16 on both ways; the LMM itself runs in float16, whose
+    # results differ in the last place between batches: 2^-11 of a vector's value.
+    spread = float(np.std(stored))
+    np.testing.assert_allclose(computed, stored, rtol=0, atol=5e-3 * spread)
+    assert spread > 0
+
+
+def test_the_score_follows_the_semantic_vectors(
+    model: Path, store: Path, photos: list[Path]
+) -> None:
+    scorer = load(model, device="cpu", store=store)
+    before = values(scorer, photos)
+    scorer.semantics.collect = lambda prepared: torch.zeros(  # type: ignore[union-attr]
+        len(prepared), 2, owl_checkpoint.WIDTH
+    )
+    after = values(scorer, photos)
+    # Else the parity above would show nothing.
+    assert np.abs(np.subtract(after, before)).min() > 0.1 * np.std(before)
+
+
+@pytest.mark.parametrize("way", ["store", "lmm"])
+def test_the_score_does_not_depend_on_batch_or_order(
+    model: Path, lmm: Path, store: Path, photos: list[Path], way: str
+) -> None:
+    source = {"store": store} if way == "store" else {"lmm": lmm}
+    alone = values(load(model, device="cpu", batch_size=1, **source), photos)
+    together = values(load(model, device="cpu", batch_size=4, **source), photos[::-1])[::-1]
+    # Float32 sums in another order; from the LMM also float16 results of another batch.
+    tolerance = 1e-5 if way == "store" else 5e-3 * float(np.std(alone))
+    np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance)
+
+
+def test_an_image_given_as_data_needs_the_lmm(
+    model: Path, lmm: Path, store: Path, photos: list[Path]
+) -> None:
+    pixels = np.asarray(Image.open(photos[0]))
+    stored = load(model, device="cpu", store=store)
+    with pytest.raises(ImageError, match="stored features belong to files"):
+        stored(pixels)
+    from_bytes = stored(photos[0].read_bytes())
+    assert float(from_bytes) == float(stored(photos[0])), "the file's bytes are its content"
+    computed = load(model, device="cpu", lmm=lmm)
+    assert float(computed(pixels)) == pytest.approx(float(computed(photos[0])), abs=1e-6)
+
+
+def test_an_image_without_features_is_a_row_that_says_so(
+    model: Path, store: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    stranger = tmp_path / "stranger.png"
+    Image.new("RGB", (50, 50)).save(stranger)
+    done = run("score", photos[0], stranger, "--model", model, "--store", store)
+    assert done.exit_code == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows[0]["score"] is not None
+    assert rows[1]["score"] is None
+    assert "no semantic features of this image" in rows[1]["error"]
+    assert "ma-agiqa extract" in rows[1]["error"]
+
+
+def test_an_image_the_lmm_refuses_spoils_no_other(
+    model: Path, lmm: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    endless = tmp_path / "endless.png"
+    Image.new("RGB", (16_385, 2)).save(endless)
+    scores = list(load(model, device="cpu", lmm=lmm).score([photos[0], endless, photos[1]]))
+    assert scores[1].error is not None
+    assert "16385 x 2 pixels exceed" in scores[1].error
+    assert scores[0].error is None
+    assert scores[2].error is None
+
+
+def test_kept_rows_are_reused_for_the_same_encoder_only(
+    lmm: Path, store: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = forgetful(save_model(tmp_path / "model", lmm))
+    other = tmp_path / "other"
+    assert run("extract", *photos, "--lmm", lmm, "--dtype", "fp32", "--store", other).exit_code == 0
+    words = ("score", *photos[:2], "--model", model, "--output", tmp_path / "scores.jsonl")
+
+    def full(*_: object) -> None:
+        raise OutputError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ma_agiqa.cli.tables.write", full)
+        assert "2 rows are kept" in run(*words, "--store", store).stderr
+        assert "2 of them reused" not in run(*words, "--store", other).stderr
+        assert "2 rows are kept" in run(*words, "--store", store).stderr
+    assert "2 of them reused" in run(*words, "--lmm", lmm).stderr, "another way to the same vectors"
+
+
+def test_a_store_or_lmm_of_another_encoder_is_refused(
+    lmm: Path, store: Path, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "model", lmm, dtype="bf16")
+    with pytest.raises(FeatureError, match=r'dtype: "torch.float16", not "torch.bfloat16"'):
+        load(other, device="cpu", store=store)
+    with pytest.raises(FeatureError, match=r'dtype: "torch.float32", not "torch.bfloat16"'):
+        load(other, device="cpu", lmm=lmm, dtype="fp32")
+    assert load(other, device="cpu", lmm=lmm).semantics is not None, "takes the recorded dtype"
+    stranger = owl_checkpoint.write(tmp_path / "stranger", seed=1)
+    with pytest.raises(FeatureError, match="weights:"):
+        load(other, device="cpu", lmm=stranger)
+
+
+def test_changed_questions_are_refused(lmm: Path, store: Path, tmp_path: Path) -> None:
+    changed = (Question("meaning", "Does it mean anything?"), OFFICIAL[1])
+    model = save_model(tmp_path / "model", lmm, questions=changed)
+    with pytest.raises(FeatureError, match="expected 'Does it mean anything"):
+        load(model, device="cpu", store=store)
+    assert load(model, device="cpu", lmm=lmm).semantics is not None, "the model knows its texts"
+    config = json.loads((model / "config.json").read_text())
+    config["questions"]["meaning"]["text"] = "Is it meaningful?"
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FeatureError, match="text of question meaning was changed"):
+        load(model, device="cpu", lmm=lmm)
+
+
+def test_one_source_is_asked_for(model: Path, lmm: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"meaning, coherence.*given none.*--lmm"):
+        load(model, device="cpu")
+    with pytest.raises(UsageError, match="given --store and --lmm"):
+        load(model, device="cpu", lmm=lmm, store=store)
+    config = ModelConfig("plain", "compact", {}, Preprocess("native"), Scale(0.0, 5.0))
+    checkpoints.save(tmp_path / "plain", checkpoints.build(config), config, card="for a test")
+    with pytest.raises(UsageError, match="plain takes no semantic features: leave out --store"):
+        load(tmp_path / "plain", device="cpu", store=store)
+
+
+def test_a_model_that_knows_no_encoder_takes_any(lmm: Path, store: Path, tmp_path: Path) -> None:
+    """As a converted official checkpoint, which does not say what it was trained on."""
+    model = forgetful(save_model(tmp_path / "model", lmm, dtype="bf16"))
+    assert load(model, device="cpu", store=store).semantics is not None
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def desk(agiqa_3k: Path, lmm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty images of AGIQA-3K and a store of their vectors."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "AGIQA-3K/images").mkdir(parents=True)
+    with (agiqa_3k / "data.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    chosen = [rows[0], *rows[1::50]]
+    with (folder / "AGIQA-3K/data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(chosen)
+    for row in chosen[1:]:
+        shutil.copy(agiqa_3k / "images" / row[0], folder / "AGIQA-3K/images")
+    done = run("extract", "--data", "agiqa-3k", "--root", folder / "AGIQA-3K", "--lmm", lmm,
+               "--store", folder / "store")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    return folder
+
+
+def train(desk: Path, out: Path, *words: object, store: Path | None = None) -> Result:
+    short = ("--backbone", "random", "--set", "epochs=1", "--set", "batch_size=8")
+    data = ("--data", "agiqa-3k", "--root", desk / "AGIQA-3K", "--out", out, "--device", "cpu")
+    given = ("--store", store or desk / "store")
+    return run("train", "--model", "paper", *data, *given, *short, *tiny_paper.OPTIONS, *words)
+
+
+def test_a_trained_model_knows_its_questions_and_its_encoder(desk: Path, tmp_path: Path) -> None:
+    done = train(desk, tmp_path / "run", "--network", "gate=softmax")
+    assert done.exit_code == 0, done.stderr
+    config = checkpoints.read_config(tmp_path / "run/model")
+    header = FeatureStore.open(desk / "store").header
+    assert config.questions == to_record(OFFICIAL)
+    assert config.encoder == header.encoder
+    assert config.network["gate"] == "softmax"
+    assert config.network["semantic_width"] == owl_checkpoint.WIDTH
+    assert config.network["visual"]["taps"] == [0, 1]
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert header.fingerprint in card
+    own = load(tmp_path / "run/model", device="cpu", store=desk / "store")
+    path = next((desk / "AGIQA-3K/images").iterdir())
+    assert np.isfinite(float(own(path)))
+
+
+def test_a_run_is_not_resumed_with_vectors_of_another_encoder(
+    desk: Path, lmm: Path, tmp_path: Path
+) -> None:
+    assert train(desk, tmp_path / "run").exit_code == 0
+    other = tmp_path / "other"
+    assert run("extract", "--data", "agiqa-3k", "--root", desk / "AGIQA-3K", "--lmm", lmm,
+               "--dtype", "fp32", "--store", other).exit_code == 0  # fmt: skip
+    done = train(desk, tmp_path / "run", "--resume", store=other)
+    assert done.exit_code == 2
+    assert "the run was started with encoder" in done.stderr
+
+
+def test_training_names_the_images_without_vectors(desk: Path, lmm: Path, tmp_path: Path) -> None:
+    some = sorted((desk / "AGIQA-3K/images").iterdir())[:10]
+    assert run("extract", *some, "--lmm", lmm, "--store", tmp_path / "few").exit_code == 0
+    done = train(desk, tmp_path / "run", store=tmp_path / "few")
+    assert done.exit_code == 2
+    assert "has no vectors of" in done.stderr
+    assert ".jpg" in done.stderr
+    assert "run `ma-agiqa extract` again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--set", "mixup=0.5"), "mixup makes images that the store has no vectors of"),
+        (("--set", "degraded=0.2"), "degraded makes images"),
+        (("--network", "gats=softmax"), "unexpected keyword argument 'gats'"),
+        (("--network", "gate"), "expected key=value"),
+        (("--network", "gate.a=1", "--network", "gate.a.b=1"), "has no arguments of its own"),
+    ],
+)
+def test_what_cannot_train_with_semantics_says_why(
+    desk: Path, tmp_path: Path, words: tuple[str, ...], reason: str
+) -> None:
+    done = train(desk, tmp_path / "run", *words)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+
+
+def test_a_store_is_asked_for_where_it_is_needed_and_refused_where_not(
+    desk: Path, tmp_path: Path
+) -> None:
+    data = ("--data", "agiqa-3k", "--root", desk / "AGIQA-3K", "--out", tmp_path / "run")
+    missing = run("train", "--model", "paper", *data)
+    assert missing.exit_code == 2
+    assert "takes semantic features (`ma-agiqa extract` them" in missing.stderr
+    idle = run("train", "--model", "compact", *data, "--store", desk / "store")
+    assert idle.exit_code == 2
+    assert "leave out --store" in idle.stderr
+
+
+def test_network_arguments_are_changed_by_path() -> None:
+    network = {"visual": {"dropout": 0.1}, "dropout": 0.1}
+    changed = with_arguments(network, ["visual.taps=[5,8]", "gate=softmax", "dropout=0"])
+    assert changed == {"visual": {"dropout": 0.1, "taps": [5, 8]}, "gate": "softmax", "dropout": 0}
+    assert network == {"visual": {"dropout": 0.1}, "dropout": 0.1}, "the preset stays as it is"
+
+
+def test_an_unknown_lmm_is_an_error_before_the_model_is_read(model: Path) -> None:
+    with pytest.raises(ModelError, match="no such directory"):
+        load(model, device="cpu", lmm="nowhere")
