@@ -97,6 +97,16 @@ def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
     )
 
 
+def test_the_averaged_weights_end_with_statistics_of_their_own(table: Path, tmp_path: Path) -> None:
+    for name, batches in (("with", 3), ("without", 0)):
+        recipe = Recipe(epochs=1, batch_size=4, crop=32, recalibrate=batches)
+        train(request(table, tmp_path / name, recipe=recipe), observer=Watcher())
+    ours, plain = weights(tmp_path / "with"), weights(tmp_path / "without")
+    differing = {k.rsplit(".", 1)[1] for k in ours if not torch.equal(ours[k], plain[k])}
+    assert differing == {"running_mean", "running_var", "num_batches_tracked"}
+    assert ours["stem.1.num_batches_tracked"] == 3
+
+
 def test_another_seed_gives_other_weights(table: Path, tmp_path: Path) -> None:
     one = Recipe(epochs=1, batch_size=4, crop=32)
     train(request(table, tmp_path / "a", recipe=one), observer=Watcher())

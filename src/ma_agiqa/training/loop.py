@@ -107,6 +107,8 @@ class Trainer:
             total += self._step(positions, images, epoch, rng)
             if progress is not None and (done % 10 == 0 or done == len(plan)):
                 progress(float(total) / done)
+        if epoch == self.recipe.epochs - 1:
+            self._recalibrate(epoch)
         mean = float(total) / len(plan)
         if not math.isfinite(mean):
             raise DataError(
@@ -177,6 +179,35 @@ class Trainer:
             loss = loss + recipe.degraded * ranking
         self._update(loss)
         return loss.detach()
+
+    @torch.no_grad()
+    def _recalibrate(self, epoch: int) -> None:
+        """Estimate the batch-normalisation statistics of the averaged weights anew.
+
+        An average of statistics is not what the averaged weights produce. The views are
+        those of the last epoch: what the network will see when it scores.
+        """
+        norms = [m for m in self.average.modules() if isinstance(m, nn.BatchNorm2d)]
+        if not norms or self.recipe.recalibrate == 0:
+            return
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        momentum = norms[0].momentum
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch then takes the plain mean over all batches
+        plan = self._plan(rng)[: self.recipe.recalibrate]
+        self.average.train()
+        for positions, images in zip(plan, self.train.images.batches(plan), strict=True):
+            seen = views(images, self.recipe, epoch=epoch, rng=rng).to(self.device)
+            batch = self.train.images.normalise(seen)
+            with autocast(self.device, self.precision):
+                self.average(
+                    batch.contiguous(memory_format=torch.channels_last),
+                    *self.train.semantics_of(positions, self.device),
+                )
+        self.average.eval()
+        for norm in norms:
+            norm.momentum = momentum
 
     def _update(self, loss: Tensor) -> None:
         rate = learning_rate(self.recipe, self.step, self.steps_per_epoch * self.recipe.epochs)

@@ -39,6 +39,8 @@ class Recipe:
         clip_norm: largest gradient norm; 0 for no limit.
         ema: decay of the moving average of weights, per step; the average is what is
             validated and kept. Early on it is shorter: min(ema, (1+s)/(10+s)). 0 for none.
+        recalibrate: batches of training images over which, after the last epoch, the averaged
+            weights get batch-normalisation statistics of their own; 0 keeps the averaged ones.
         loss: `huber` in units of the scores' spread, or `mse` on raw scores.
         correlation: weight of 1 - Pearson within the batch, beside the loss.
         auxiliary: weight of the second target, where data and network have one.
@@ -68,6 +70,7 @@ class Recipe:
     freeze: str = "none"
     clip_norm: float = 1.0
     ema: float = 0.998
+    recalibrate: int = 20
     loss: str = "huber"
     correlation: float = 0.5
     auxiliary: float = 0.2
@@ -93,6 +96,7 @@ class Recipe:
             self._require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
         for name in (
             "finish",
+            "recalibrate",
             "weight_decay",
             "score_noise",
             "correlation",
@@ -135,6 +139,7 @@ RECIPES: dict[str, Recipe] = {
         weight_decay=1e-5,
         clip_norm=0.0,
         ema=0.0,
+        recalibrate=0,
         loss="mse",
         correlation=0.0,
         auxiliary=0.0,
@@ -150,6 +155,7 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=2e-5,
         weight_decay=0.05,
         layer_decay=0.9,
+        recalibrate=0,
         correlation=0.5,
         auxiliary=0.0,
         mixup=0.0,
