@@ -50,7 +50,7 @@ def sections(
 ## Measured
 
 95 % bootstrap intervals in brackets. The IPCE rows are other weights: each was trained anew
-on that split's own training part, with the recipe its command names.
+on that split's own training part, with `--recipe compact-quick --set recalibrate=0`.
 
 {figures(reports)}
 
@@ -64,8 +64,9 @@ Ranking and filtering AI-generated images of about 512 x 512 pixels by how good 
 
 ## Limits
 
-- It sees distortion, not meaning: a sharp picture of a hand with seven fingers scores well.
-- It has seen six generators of 2023; later ones look different, and their scores are less sure.
+- It sees distortion and texture, not meaning: nothing in it tells six fingers from five.
+- It has seen six generators, up to 2023; later ones look different, and their scores are less
+  sure.
 - People rated on a nominal scale of 0 to 5; their scores of the training images end at
   {highest:.2f}. Scores are predictions of a mean opinion, not a probability.
 - It is not a measure for photographs, text, or agreement with a prompt.
