@@ -39,3 +39,27 @@ def agiqa_3k() -> Path:
 def datasets() -> Path:
     """Folder of annotation files of the other data sets."""
     return _shared("datasets")
+
+
+@pytest.fixture(scope="session")
+def tiny_compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny `compact` network with random weights."""
+    from command_line import save_model
+
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with five pictures, one of them further down."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    for name in ["a.png", "b.jpg", "below/c.png", "d.bmp", "e.PNG"]:
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels // (ord(name[0]) - ord("a") + 1)).save(folder / name)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ".hidden.png").write_text("not looked at")
+    return folder

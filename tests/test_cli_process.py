@@ -1,0 +1,146 @@
+"""The command line as a process: pipes, terminals, start-up, and the other lists."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import MAIN, rows_of, run
+from ma_agiqa.version import __version__
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly(pictures: Path, tiny_compact: Path) -> None:
+    process = subprocess.Popen(
+        [*MAIN, "score", *[pictures] * 50, "--model", tiny_compact, "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    complaint = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    assert b"Traceback" not in complaint
+    assert b"Exception ignored" not in complaint
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_stdout_is_one_line_on_stderr(pictures: Path, tiny_compact: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*MAIN, "score", pictures, "--model", tiny_compact, "--device", "cpu"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 2
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def on_terminal(*words: object, stdout: int | None = None) -> tuple[str, str]:
+    """Run with stderr on a terminal, and stdout too unless told; return what each showed."""
+    own, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*MAIN, *map(str, words)], stdout=stdout or theirs, stderr=theirs, text=True
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal so
+        while block := os.read(own, 65536):
+            shown += block
+    printed, _ = process.communicate(timeout=60)
+    os.close(own)
+    return shown.decode(), printed or ""
+
+
+def test_a_terminal_gets_a_table(pictures: Path, tiny_compact: Path) -> None:
+    shown, _ = on_terminal("score", pictures, "--model", tiny_compact, "--device", "cpu")
+    assert "score (0 to 5)" in shown
+    assert '{"path"' not in shown
+
+
+def test_json_lines_stay_on_stdout_when_only_stderr_is_a_terminal(
+    pictures: Path, tiny_compact: Path
+) -> None:
+    """A progress bar takes what is printed beside it to its own stream unless told not to."""
+    shown, printed = on_terminal(
+        "score", pictures, "--model", tiny_compact, "--device", "cpu", stdout=subprocess.PIPE
+    )
+    assert len(rows_of(printed)) == 5
+    assert "5 scored" in shown
+
+
+def loaded_by(statement: str) -> Iterator[str]:
+    script = f"import contextlib, sys\n{statement}\nprint('loaded', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return iter(done.stdout.split("loaded", 1)[1].split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import ma_agiqa",
+        "import ma_agiqa.cli\nwith contextlib.suppress(SystemExit): ma_agiqa.cli.app(['--help'])",
+        "import ma_agiqa.cli\nwith contextlib.suppress(SystemExit):"
+        " ma_agiqa.cli.app(['score', '--help'])",
+    ],
+)
+def test_import_and_help_load_nothing_heavy(statement: str) -> None:
+    heavy = {"torch", "numpy", "scipy", "PIL", "pyarrow", "matplotlib", "timm", "cv2"}
+    modules = set(loaded_by(statement))
+    assert "ma_agiqa" in modules
+    assert not heavy & modules
+
+
+def test_help_takes_less_than_a_second() -> None:
+    """Processor time, since the target is about work done, not about a busy machine."""
+    before = os.times()
+    done = subprocess.run([*MAIN, "--help"], capture_output=True, text=True)
+    after = os.times()
+    assert "score" in done.stdout
+    used = after.children_user + after.children_system
+    assert used - before.children_user - before.children_system < 1.0
+
+
+def test_version_is_printed() -> None:
+    assert run("--version").stdout == f"ma-agiqa {__version__}\n"
+
+
+# The other lists
+
+
+def test_models_lists_the_presets_with_licence() -> None:
+    shown = run("models").stdout
+    assert "compact" in shown
+    assert "Apache-2.0" in shown
+
+
+def test_datasets_lists_the_registry() -> None:
+    assert "agiqa-3k" in run("datasets").stdout
+
+
+def test_datasets_show_says_licence_and_where_to_download() -> None:
+    shown = run("datasets", "show", "agiqa-3k").stdout
+    assert "MIT" in shown
+    assert "https://" in shown
+
+
+def test_an_unknown_data_set_is_wrong_use() -> None:
+    result = run("datasets", "show", "agiqa-4k")
+    assert result.exit_code == 2
+    assert "agiqa-3k" in result.stderr
+
+
+def test_verify_of_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
+    result = run("datasets", "verify", "agiqa-3k", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert str(tmp_path / "data.csv") in result.stdout
