@@ -36,6 +36,8 @@ def interrupted(pictures: Path, tiny_compact: Path, out: Path) -> subprocess.Pop
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     # Three batches are read ahead of a result, so two results need five paths.
