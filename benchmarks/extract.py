@@ -1,7 +1,7 @@
 """How fast are semantic vectors? Official against cached schedule, in one run.
 
-    PYTHONPATH=src python benchmarks/extract.py --config medium --device cpu --threads 1
-    PYTHONPATH=src python benchmarks/extract.py --config 7b --device cuda
+    python benchmarks/extract.py --config medium --device cpu --threads 1
+    python benchmarks/extract.py --config 7b --device cuda
 
 Weights are random (speed does not depend on them) and made on the device. Both schedules run
 on the same kernels, so the figure is what the schedule saves. The official schedule is the
@@ -15,24 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from machine import hardware, matmul_peak
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
 from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
 from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.provenance import environment
 
 # The two official prompts as the released tokenizer gives them; -200 is the image.
 AFTER = [29871, 319, 1799, 9047, 13566, 29901]
@@ -164,13 +164,6 @@ def timed(work: Callable[[], Any], *, device: torch.device) -> Time:
     return Time(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def matmul_rate(*, device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of one large square matrix product."""
-    n, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / min(timed(lambda: a @ b, device=device).wall for _ in range(repeats))
-
-
 def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -244,26 +237,6 @@ def agreement(model: MPLUGOwl2, pixels: Tensor, prompts: list[list[int]]) -> dic
     }
 
 
-def commit() -> str | None:
-    """Return the commit of this checkout, or None outside one."""
-    here = Path(__file__).resolve().parent
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="medium")
@@ -273,7 +246,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="further ones, cached")
     parser.add_argument("--official-batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, help="turns after the warm-up")
-    parser.add_argument("--commit", default=commit(), help="where git is not at hand")
     parser.add_argument("--out", type=Path, help="JSON file; written after every part")
     args = parser.parse_args(argv)
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
@@ -290,17 +262,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "what": f"semantic vectors, {args.config} configuration, {len(prompts)} questions",
         "command": shlex.join(["python", "benchmarks/extract.py", *argv]),
-        "commit": args.commit,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **asdict(environment()),
         "hardware": hardware(device),
         "threads": args.threads,
-        "cores": os.cpu_count(),
         "load_average_before": os.getloadavg()[0],
         "dtype": args.dtype,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "positions": [len(ids) + 64 for ids in prompts],
         "operations_per_image": operations(config, prompts),
-        "matmul_operations_per_second": matmul_rate(device=device, dtype=dtype),
+        "matmul_operations_per_second": 2 * matmul_peak(device, dtype),
         "rows": [],
     }
     start = time.perf_counter()

@@ -16,13 +16,13 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import hardware, matmul_peak, seconds, single_thread, timed
 from official_schedule import OfficialSchedule
 from torch import Tensor
 
@@ -32,46 +32,12 @@ from ma_agiqa.provenance import environment
 SEMANTIC_WIDTH = 4096
 
 
-def clock(device: torch.device) -> float:
-    """Return seconds of work so far.
-
-    On one CPU thread that is processor time, which other programs on the machine do not add
-    to; else wall time, the GPU's queue emptied.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.process_time() if single_thread(device) else time.perf_counter()
-
-
-def single_thread(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.get_num_threads() == 1
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    start = clock(device)
-    work()
-    return clock(device) - start
-
-
-def seconds(work: Callable[[], Any], device: torch.device, *, repeats: int) -> list[float]:
-    """Return the time of each repeat, after one that is not counted."""
-    return [timed(work, device) for _ in range(repeats + 1)][1:]
-
-
 def side_by_side(
     works: dict[str, Callable[[], Any]], device: torch.device, *, repeats: int
 ) -> dict[str, list[float]]:
     """Time several works in turns, so that a busy machine slows all of them alike."""
     rounds = [{n: timed(work, device) for n, work in works.items()} for _ in range(repeats + 1)]
     return {name: [times[name] for times in rounds[1:]] for name in works}
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the best multiply-adds per second of a large square matmul."""
-    size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    best = min(seconds(lambda: a @ a, device, repeats=10 if device.type == "cuda" else 5))
-    return size**3 / best
 
 
 def multiply_adds(model: MAAGIQA) -> dict[str, float]:
@@ -199,11 +165,6 @@ def measure_training(
                 result[f"{who}_{name}"]["peak_gib"] = round(memory, 2)
             net.zero_grad(set_to_none=True)
     return result
-
-
-def hardware(device: torch.device) -> str:
-    """Return the name of the processor that does the work, cores counted for a CPU."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else environment().hardware
 
 
 def main() -> None:

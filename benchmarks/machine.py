@@ -1,0 +1,49 @@
+"""What the benchmarks share: a clock, the machine's matrix rate, and its name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ma_agiqa.provenance import environment
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds of work so far.
+
+    On one CPU thread that is processor time, which other programs on the machine do not add
+    to; else wall time, the GPU's queue emptied.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.process_time() if single_thread(device) else time.perf_counter()
+
+
+def single_thread(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    start = clock(device)
+    work()
+    return clock(device) - start
+
+
+def seconds(work: Callable[[], Any], device: torch.device, *, repeats: int) -> list[float]:
+    """Return the time of each repeat, after one that is not counted."""
+    return [timed(work, device) for _ in range(repeats + 1)][1:]
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the best multiply-adds per second of a large square matrix product."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return size**3 / min(seconds(lambda: a @ a, device, repeats=20))
+
+
+def hardware(device: torch.device) -> str:
+    """Return the name of the processor that does the work, cores counted for a CPU."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else environment().hardware
