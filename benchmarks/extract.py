@@ -199,11 +199,14 @@ def summarise(row: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     times = row.pop("times")
     if times and "error" not in row:
         wall = min(taken.wall for taken in times) / row["batch"]
-        achieved = report["operations_per_image"][row["schedule"]] / wall
+        cpu = min(taken.cpu for taken in times) / row["batch"]
+        # The rate was measured by the same clock: processor time on one thread.
+        busy = cpu if report["threads"] == 1 and report["device"] == "cpu" else wall
+        achieved = report["operations_per_image"][row["schedule"]] / busy
         row |= {
             "images_per_second": 1 / wall,
             "seconds_per_image": wall,
-            "cpu_seconds_per_image": min(taken.cpu for taken in times) / row["batch"],
+            "cpu_seconds_per_image": cpu,
             "share_of_matmul_rate": achieved / report["matmul_operations_per_second"],
             "wall_seconds_of_each_turn": [taken.wall for taken in times],
         }
@@ -264,6 +267,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         "command": shlex.join(["python", "benchmarks/extract.py", *argv]),
         **asdict(environment()),
         "hardware": hardware(device),
+        "device": args.device,
         "threads": args.threads,
         "load_average_before": os.getloadavg()[0],
         "dtype": args.dtype,
