@@ -42,11 +42,15 @@ DATASETS: dict[str, DatasetSpec] = {
             "https://github.com/lcysyzxdxc/AGIQA-3k-Database",
             "https://huggingface.co/datasets/strawhat/agiqa-3k",
         ),
-        unpack=("data.csv and the images of AGIQA-3K.zip in images/",),
+        unpack=(
+            "data.csv and the images of AGIQA-3K.zip in images/",
+            "for the splits ipce-01 to ipce-10 the test names, one a line, in "
+            "splits/ipce-01-test.txt and so on, from https://github.com/pf0607/IPCE",
+        ),
         hub=Hub("strawhat/agiqa-3k", ("data.csv", "images/*")),
         checksums={"data.csv": "311b9c0dc6d8e203fb4b27e070fca6cde87fa3c0dbfb880e197ee1304bba4828"},
         groups={"prompt": "prompt"},
-        name_pattern=r"(?P<generator>.+)_(?P<setting>[^_]+)_\d{3}\.jpg",
+        name_pattern=r"(?P<generator>[^/\\]+)_(?P<setting>[^_/\\]+)_\d{3}\.jpg",
     ),
     "aigiqa-20k": DatasetSpec(
         name="aigiqa-20k",
@@ -96,7 +100,7 @@ DATASETS: dict[str, DatasetSpec] = {
             "info_train.csv": "dbaae55a25fe3c4c28484cd56bf34c214dadd326d64513a68f47ac7e04707a58"
         },
         groups={"prompt": "prompt"},
-        name_pattern=r"(?P<generator>.+)_\d{4}\.png",
+        name_pattern=r"(?P<generator>[^/\\]+)_\d{4}\.png",
     ),
     "aigciqa2023": DatasetSpec(
         name="aigciqa2023",

@@ -123,11 +123,14 @@ def samples_of(spec: DatasetSpec, annotations: Annotations, root: str | Path) ->
 
 def describe(layout: Layout) -> str:
     """Return what a form of the annotations consists of, for people."""
-    names = [
-        " or ".join(source.files) + (" (optional)" if source.optional else "")
-        for source in layout.sources
-    ]
-    return " + ".join(names)
+    parts = []
+    for source in layout.sources:
+        names = " or ".join(source.files)
+        grouped = len(layout.sources) > 1 and len(source.files) > 1
+        parts.append(
+            (f"({names})" if grouped else names) + (" if there" if source.optional else "")
+        )
+    return " + ".join(parts)
 
 
 def _find(spec: DatasetSpec, root: Path) -> tuple[Layout, tuple[Path | None, ...]]:

@@ -39,7 +39,7 @@ def get(name: str) -> DatasetSpec:
     if name not in DATASETS:
         raise UsageError(
             f"unknown data set {name!r}{hint(name, DATASETS, 'known are')}",
-            remedy="or give the path of a CSV or Parquet table",
+            remedy="or give the path of a CSV, Parquet or Excel table",
         )
     return DATASETS[name]
 
@@ -48,13 +48,14 @@ def load(data: str | Path, root: str | Path, columns: TableColumns | None = None
     """Read a known data set by name, or any table by its path.
 
     Args:
-        data: a name in `DATASETS`, or a CSV or Parquet file.
+        data: a name in `DATASETS`, or a CSV, Parquet or Excel file.
         root: folder of the data set; for a table, the folder its image paths start from.
         columns: of a table.
 
     Raises:
         UsageError: neither a known name nor a file.
         DataError: the annotation file is missing, damaged or inconsistent.
+        MissingExtraError: it is an Excel file, and what reads those is not installed.
     """
     if str(data) in DATASETS:
         return load_spec(DATASETS[str(data)], root)
