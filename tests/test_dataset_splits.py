@@ -176,3 +176,22 @@ def test_a_list_that_shares_prompts_is_no_split_by_prompt(tmp_path: Path) -> Non
     (tmp_path / "splits" / "ipce-01-test.txt").write_text("00.png\n01.png\n02.png\n")
     with pytest.raises(DataError, match=r"split ipce-01: 1 prompts occur in .* and test: prompt 0"):
         splits.resolve("ipce-01", samples, tmp_path)
+
+
+FIRST = [
+    ("agiqa-3k", "random-8-2-0", "DALLE2_normal_017 glide_normal_055 glide_normal_157"),
+    ("aigiqa-20k", "prompt-0", "DALLE2_0000 DALLE2_0004 DALLE2_0002"),
+    ("aigciqa2023", "paper", "1706 569 533"),
+    ("aigciqa2023", "prompt-0", "0 8 20"),
+    ("koniq-10k", "paper", "10680715605 5212354067 7693237184"),
+    ("koniq-10k", "official", "10004473376 10043785683 10007357496"),
+]
+"""Stems of the first image of each part, as dealt when the splits were made."""
+
+
+@pytest.mark.parametrize(("name", "split", "stems"), FIRST)
+def test_a_split_is_the_one_it_was(datasets: Path, name: str, split: str, stems: str) -> None:
+    samples = registry.load(name, datasets / name)
+    one = splits.resolve(split, samples, datasets / name)
+    firsts = [Path(samples.name[one.part(part)[0]]).stem for part in ("train", "val", "test")]
+    assert firsts == stems.split()
