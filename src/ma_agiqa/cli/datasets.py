@@ -14,11 +14,11 @@ from ma_agiqa.errors import UsageError
 if TYPE_CHECKING:
     from ma_agiqa.data.spec import DatasetSpec
 
-HELP = (
-    "List the known data sets; `show` describes one, `download` fetches it, `verify` checks a "
-    "copy, `downsize` makes a copy with smaller images."
+app = typer.Typer(
+    help="List the known data sets; `show` describes one, `download` fetches it, `verify` checks "
+    "a copy, `downsize` makes a copy with smaller images.",
+    invoke_without_command=True,
 )
-app = typer.Typer(help=HELP, invoke_without_command=True)
 
 Name = Annotated[str, typer.Argument(help="Name from `ma-agiqa datasets`.")]
 Root = Annotated[Path, typer.Option(help="Folder the data set lies in.")]
@@ -26,6 +26,7 @@ Root = Annotated[Path, typer.Option(help="Folder the data set lies in.")]
 
 @app.callback()
 def datasets(context: typer.Context) -> None:
+    """Print the table of known data sets, unless a subcommand was given."""
     if context.invoked_subcommand is not None:
         return
     from rich import box
@@ -39,9 +40,6 @@ def datasets(context: typer.Context) -> None:
         scale = f"{spec.scale.low:g} to {spec.scale.high:g}"
         table.add_row(name, str(spec.records), ", ".join(spec.targets), scale, spec.licence)
     Console().print(table)
-
-
-datasets.__doc__ = HELP
 
 
 @app.command()
