@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 
 from ma_agiqa.data import registry
+from ma_agiqa.data.layouts import load_spec
+from ma_agiqa.data.readers import read_table
 from ma_agiqa.data.registry import DATASETS
-from ma_agiqa.data.samples import Samples, load_table, read_table, require_images
+from ma_agiqa.data.samples import Samples, load_table, require_images
+from ma_agiqa.data.spec import DatasetSpec, Images
 from ma_agiqa.data.verify import VerifyReport, verify
 from ma_agiqa.errors import DataError, UsageError
 
@@ -38,7 +41,7 @@ def load(path: Path) -> Samples:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> tuple[registry.DatasetSpec, Path]:
+def small(tmp_path: Path) -> tuple[DatasetSpec, Path]:
     """A data set of three records in the layout of AGIQA-3K, and its root."""
     text = "\r\n".join([HEADER, *ROWS]) + "\r\n"
     write(tmp_path, text, "data.csv")
@@ -46,7 +49,12 @@ def small(tmp_path: Path) -> tuple[registry.DatasetSpec, Path]:
     for row in ROWS:
         Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / row.split(",")[0])
     digest = hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()
-    spec = dataclasses.replace(DATASETS["agiqa-3k"], records=3, annotations_sha256=digest)
+    spec = dataclasses.replace(
+        DATASETS["agiqa-3k"],
+        records=3,
+        checksums={"data.csv": digest},
+        images=(Images("images/{name}", size=(8, 8)),),
+    )
     return spec, tmp_path
 
 
@@ -100,7 +108,7 @@ def test_absolute_image_paths_stay_and_others_start_at_the_root(tmp_path: Path) 
         ("image,score\na.png,1,2\n", "cannot be read as a table"),
         ("image,score,score\na.png,1,2\n", "columns named twice: score"),
         (b"image,score\n\xff\xfe.png,1\n", "cannot be read as a table"),
-        (b"PK\x03\x04rest of a workbook", "spreadsheet"),
+        (b"PK\x03\x04rest of a workbook", "spreadsheet or archive that cannot be read"),
         (b"PAR1 and then nonsense", "cannot be read as a table"),
     ],
 )
@@ -134,8 +142,8 @@ def test_missing_images_are_an_error_only_when_required(tmp_path: Path) -> None:
     require_images(samples.subset([0]))
 
 
-def test_a_subset_keeps_every_column_in_step(small: tuple[registry.DatasetSpec, Path]) -> None:
-    samples = registry.load_spec(*small)
+def test_a_subset_keeps_every_column_in_step(small: tuple[DatasetSpec, Path]) -> None:
+    samples = load_spec(*small)
     part = samples.subset([2, 0])
     assert part.name == ("xl2.2_normal_002.jpg", "AttnGAN_normal_000.jpg")
     assert [path.name for path in part.path] == list(part.name)
@@ -148,9 +156,9 @@ def test_columns_of_unequal_length_are_refused() -> None:
         Samples(("a", "b"), (Path("a"), Path("b")), {"quality": np.ones(1)}, {}, "mine")
 
 
-def test_an_unknown_target_lists_the_known_ones(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_an_unknown_target_lists_the_known_ones(small: tuple[DatasetSpec, Path]) -> None:
     with pytest.raises(UsageError, match="quality, alignment; did you mean quality"):
-        registry.load_spec(*small).target("qualty")
+        load_spec(*small).target("qualty")
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -162,8 +170,10 @@ def test_every_entry_of_the_registry_is_complete(name: str) -> None:
     assert spec.targets
     assert spec.licence
     assert spec.citation
+    assert spec.unpack
+    assert "paper" in spec.splits
     assert all(address.startswith("https://") for address in spec.download)
-    assert len(spec.annotations_sha256) == 64
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in spec.checksums.values())
 
 
 @pytest.mark.parametrize("name", ["AGIQA-3K", "agiqa3k"])
@@ -173,23 +183,25 @@ def test_an_unknown_data_set_lists_close_names(tmp_path: Path, name: str) -> Non
             ask(name)
 
 
-def test_names_tell_generator_and_setting(small: tuple[registry.DatasetSpec, Path]) -> None:
-    samples = registry.load_spec(*small)
+def test_names_tell_generator_and_setting(small: tuple[DatasetSpec, Path]) -> None:
+    samples = load_spec(*small)
     assert samples.groups["generator"] == ("AttnGAN", "sd1.5", "xl2.2")
     assert samples.groups["setting"] == ("normal", "lowstep", "normal")
     assert samples.groups["prompt"] == ("a cat, asleep", "007", "a dog")
     assert list(samples.targets) == ["quality", "alignment"]
 
 
-def test_foreign_names_are_refused(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_foreign_names_are_refused(small: tuple[DatasetSpec, Path]) -> None:
     spec, root = small
     write(root, f"{HEADER}\nholiday.jpg,a dog,,,,5,0.2,4.5,0\n", "data.csv")
     with pytest.raises(DataError, match=r"1 names are not of the form .*: holiday.jpg"):
-        registry.load_spec(spec, root)
+        load_spec(spec, root)
 
 
 def test_a_missing_annotation_file_says_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.csv: .*github.com/lcysyzxdxc"):
+    with pytest.raises(
+        DataError, match=r"annotations of AGIQA-3K .* data.csv .*github.com/lcysyzxdxc"
+    ):
         registry.load("agiqa-3k", tmp_path)
 
 
@@ -204,8 +216,8 @@ def test_agiqa_3k_is_read_whole(agiqa_3k: Path) -> None:
     assert len(set(samples.groups["prompt"])) == 300
     assert samples.groups["generator"].count("midjourney") == 2 * 296
     assert set(samples.groups["setting"]) == {"normal", "lowstep", "highcorr", "lowcorr"}
-    text = (agiqa_3k / spec.annotations).read_bytes().replace(b"\r\n", b"\n")
-    assert hashlib.sha256(text).hexdigest() == spec.annotations_sha256
+    text = (agiqa_3k / "data.csv").read_bytes().replace(b"\r\n", b"\n")
+    assert hashlib.sha256(text).hexdigest() == spec.checksums["data.csv"]
 
 
 def only_problem(report: VerifyReport) -> str:
@@ -215,8 +227,8 @@ def only_problem(report: VerifyReport) -> str:
     return f"{report.problems[0].file}: {report.problems[0].reason}"
 
 
-def test_a_sound_data_set_verifies(small: tuple[registry.DatasetSpec, Path]) -> None:
-    seen = []
+def test_a_sound_data_set_verifies(small: tuple[DatasetSpec, Path]) -> None:
+    seen: list[int] = []
     report = verify(*small, on_image=lambda: seen.append(1))
     assert report.ok
     assert (report.records, report.sound, report.missing, report.damaged) == (3, 3, 0, 0)
@@ -229,31 +241,31 @@ def test_agiqa_3k_verifies(agiqa_3k: Path) -> None:
     assert report.sound == report.records == report.expected == 2982
 
 
-def test_other_line_ends_are_the_same_file(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_other_line_ends_are_the_same_file(small: tuple[DatasetSpec, Path]) -> None:
     spec, root = small
     annotations = root / "data.csv"
     annotations.write_bytes(annotations.read_bytes().replace(b"\r\n", b"\n"))
     assert verify(spec, root).ok
 
 
-def test_a_missing_annotation_file_is_a_problem(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_a_missing_annotation_file_is_a_problem(small: tuple[DatasetSpec, Path]) -> None:
     spec, root = small
     (root / "data.csv").unlink()
-    assert "data.csv: the annotation file of AGIQA-3K is not" in only_problem(verify(spec, root))
+    assert "the annotations of AGIQA-3K are not there; looked for data.csv" in only_problem(
+        verify(spec, root)
+    )
 
 
-def test_a_missing_image_is_a_problem(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_a_missing_image_is_a_problem(small: tuple[DatasetSpec, Path]) -> None:
     spec, root = small
     (root / "images" / "sd1.5_lowstep_001.jpg").unlink()
     report = verify(spec, root)
-    assert only_problem(report).endswith("sd1.5_lowstep_001.jpg: missing")
+    assert only_problem(report).endswith("1 of 3 images missing: sd1.5_lowstep_001.jpg")
     assert (report.missing, report.sound) == (1, 2)
 
 
 @pytest.mark.parametrize("keep", [0, 40, 400])
-def test_an_image_cut_short_is_a_problem(
-    small: tuple[registry.DatasetSpec, Path], keep: int
-) -> None:
+def test_an_image_cut_short_is_a_problem(small: tuple[DatasetSpec, Path], keep: int) -> None:
     spec, root = small
     path = root / "images" / "xl2.2_normal_002.jpg"
     path.write_bytes(path.read_bytes()[:keep])
@@ -263,7 +275,7 @@ def test_an_image_cut_short_is_a_problem(
 
 
 def test_an_unknown_image_is_a_problem_and_other_files_are_not(
-    small: tuple[registry.DatasetSpec, Path],
+    small: tuple[DatasetSpec, Path],
 ) -> None:
     spec, root = small
     Image.new("RGB", (8, 8)).save(root / "images" / "mine.png")
@@ -274,7 +286,7 @@ def test_an_unknown_image_is_a_problem_and_other_files_are_not(
     assert report.extra == 1
 
 
-def test_an_edited_annotation_file_is_a_problem(small: tuple[registry.DatasetSpec, Path]) -> None:
+def test_an_edited_annotation_file_is_a_problem(small: tuple[DatasetSpec, Path]) -> None:
     spec, root = small
     annotations = root / "data.csv"
     annotations.write_bytes(annotations.read_bytes().replace(b"3.25", b"3.75"))
@@ -293,7 +305,7 @@ def test_an_edited_annotation_file_is_a_problem(small: tuple[registry.DatasetSpe
     ],
 )
 def test_an_inconsistent_annotation_file_is_a_problem(
-    small: tuple[registry.DatasetSpec, Path], before: bytes, after: bytes, reason: str
+    small: tuple[DatasetSpec, Path], before: bytes, after: bytes, reason: str
 ) -> None:
     spec, root = small
     annotations = root / "data.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from ma_agiqa import provenance
 from ma_agiqa.errors import OutputError
-from ma_agiqa.files import atomic_path, write_atomically
+from ma_agiqa.files import atomic_path, sha256, write_atomically
 
 FULL = "/dev/full"  # a device whose every write fails as on a full disk
 
@@ -141,3 +142,14 @@ def test_the_commit_is_marked_when_files_changed_and_is_never_another_projects(
     inside.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
     assert provenance.commit() is None
+
+
+def test_the_hash_of_files_is_that_of_their_bytes_in_order(tmp_path: Path) -> None:
+    contents = [bytes(range(256)) * 5000, b"", b"end"]  # the first is longer than one block
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    assert sha256(*paths) == hashlib.sha256(b"".join(contents)).hexdigest()
+    assert sha256(paths[2], paths[0]) != sha256(paths[0], paths[2])
+    with pytest.raises(OSError, match="nowhere"):
+        sha256(paths[0], tmp_path / "nowhere")

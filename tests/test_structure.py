@@ -14,7 +14,7 @@ import ma_agiqa
 SOURCE = Path(ma_agiqa.__file__).resolve().parent
 
 LAYERS = [
-    {"errors", "types", "version"},
+    {"errors", "text", "types", "version"},
     {"config", "presets", "images", "image_formats", "files", "provenance", "devices", "lookahead"},
     {"transforms", "experts", "lmm", "fusion"},
     {"model", "checkpoints", "convert", "hub"},

@@ -11,7 +11,6 @@ is ever read here.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError
+from ma_agiqa.files import sha256
+from ma_agiqa.text import some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -102,8 +103,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unknown:
         raise ModelError(
-            f"weights do not fit the architecture: missing {_some(missing)}, "
-            f"unknown {_some(unknown)}",
+            f"weights do not fit the architecture: missing {some(missing)}, "
+            f"unknown {some(unknown)}",
             path=path,
         )
     for name, tensor in own.items():
@@ -113,10 +114,6 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
                 path=path,
             )
     model.load_state_dict(weights)
-
-
-def _some(names: list[str]) -> str:
-    return f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else str(names)
 
 
 def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: str) -> None:
@@ -163,13 +160,9 @@ def _replace(fresh: Path, directory: Path) -> None:
 
 def fingerprint(directory: str | Path) -> str:
     """Return the sha256 of a model directory's weights and configuration, in hex."""
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        path = Path(directory) / name
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise ModelError(f"cannot be read: {error}", path=path) from error
-    return digest.hexdigest()
+    try:
+        return sha256(*(Path(directory) / name for name in (CONFIG, WEIGHTS)))
+    except OSError as error:
+        raise ModelError(
+            f"cannot be read: {error.strerror}", path=error.filename or directory
+        ) from error

@@ -10,7 +10,6 @@ What this file does not do: know which data a checkpoint was trained on; it does
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from collections import Counter
@@ -27,7 +26,9 @@ from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import ModelError
 from ma_agiqa.experts.questions import OFFICIAL, to_record
 from ma_agiqa.experts.swin import WindowAttention, WindowLayer
+from ma_agiqa.files import sha256
 from ma_agiqa.model import MAAGIQA
+from ma_agiqa.text import some
 from ma_agiqa.types import Scale
 
 RENAMES: tuple[tuple[str, str], ...] = (
@@ -190,11 +191,6 @@ def fitted(tensor: Tensor, name: str, like: Tensor) -> Tensor:
     return tensor
 
 
-def some(names: list[str]) -> str:
-    """Return a list for a message, shortened."""
-    return f"{names[:5]} and {len(names) - 5} more" if len(names) > 5 else str(names)
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the state dict in a file written by `torch.save`, alone or under "state_dict".
 
@@ -282,15 +278,6 @@ def card_text(official: Path, config: ModelConfig, conversion: Conversion) -> st
         checked=len(conversion.checked),
         dropped=dropped or "- none",
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, and what tells two of them apart.
 
 A result is written to a temporary sibling, flushed to disk, and moved over the target in
 one step, so a reader never meets half a file and a failure leaves the old one in place.
@@ -7,6 +7,7 @@ What this file does not do: lock (the last of two writers wins) or write folders
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ma_agiqa.errors import OutputError
+
+
+def sha256(*paths: str | Path) -> str:
+    """Return the sha256 of the bytes of one file, or of several after one another, in hex.
+
+    Raises:
+        OSError: a file cannot be read; it names the file.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:

@@ -1,26 +1,32 @@
-"""`ma-agiqa datasets`: the data sets in the registry, and whether a copy of one is whole."""
+"""`ma-agiqa datasets`: the data sets in the registry, and copies of them on this disk."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ma_agiqa.cli import exits, options
 from ma_agiqa.cli.progress import progress
+from ma_agiqa.errors import UsageError
+
+if TYPE_CHECKING:
+    from ma_agiqa.data.spec import DatasetSpec
 
 app = typer.Typer(
-    help="List the known data sets; `show` describes one, `verify` checks a copy of it.",
+    help="List the known data sets; `show` describes one, `download` fetches it, `verify` checks "
+    "a copy, `downsize` makes a copy with smaller images.",
     invoke_without_command=True,
 )
 
 Name = Annotated[str, typer.Argument(help="Name from `ma-agiqa datasets`.")]
+Root = Annotated[Path, typer.Option(help="Folder the data set lies in.")]
 
 
 @app.callback()
 def datasets(context: typer.Context) -> None:
-    """List the known data sets; `show` describes one, `verify` checks a copy of it."""
+    """Print the table of known data sets, unless a subcommand was given."""
     if context.invoked_subcommand is not None:
         return
     from rich import box
@@ -41,26 +47,38 @@ def show(name: Name) -> None:
     """Describe one data set: files, scores, splits, licence, and where to download it."""
     from ma_agiqa.data import registry
 
-    spec = registry.get(name)
-    lines = {
-        "title": spec.title,
-        "images": f"{spec.records} in {spec.images}/",
-        "scores": f"{spec.annotations}, from {spec.scale.low:g} to {spec.scale.high:g}",
-        **{f"target {key}": target.meaning for key, target in spec.targets.items()},
-        "splits": ", ".join(spec.splits),
-        "licence": spec.licence,
-        "citation": spec.citation,
-        "download": ", ".join(spec.download),
-    }
-    width = max(map(len, lines))
-    for key, text in lines.items():
+    lines = _description(registry.get(name))
+    width = max(len(key) for key, _ in lines)
+    for key, text in lines:
         typer.echo(f"{key:<{width}}  {text}")
+
+
+@app.command()
+def download(
+    name: Name,
+    root: Annotated[Path, typer.Option(help="Folder to put the data set into.")],
+    revision: options.Revision = None,
+) -> None:
+    """Fetch a data set from the Hub, or say where else it is; goes on where it stopped."""
+    from ma_agiqa.data import registry
+    from ma_agiqa.data.download import download as fetch
+
+    spec = registry.get(name)
+    if spec.hub is None:
+        for key, text in _description(spec):
+            if key in ("download", "unpack"):
+                typer.echo(f"{key:<8}  {text}")
+        raise UsageError(f"{spec.title} is not to be had from the Hub: see the addresses above")
+    commit = fetch(spec, root, revision=revision)
+    typer.echo(f"{spec.hub.repository} at commit {commit} is in {root}")
+    for step in (*spec.hub.then, f"check it: ma-agiqa datasets verify {name} --root {root}"):
+        typer.echo(step)
 
 
 @app.command()
 def verify(
     name: Name,
-    root: Annotated[Path, typer.Option(help="Folder the data set lies in.")],
+    root: Root,
     workers: options.Workers = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -73,9 +91,75 @@ def verify(
         report = verification.verify(spec, root, workers=workers, on_image=advance)
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason} ({problem.remedy})")
+    for caveat in report.caveats:
+        typer.echo(caveat, err=not report.ok)
+    if report.unchecked:
+        files = ", ".join(report.unchecked)
+        typer.echo(f"content not compared, no checksum is known: {files}", err=not report.ok)
+    if report.records == 0:
+        typer.echo("images were not looked for", err=True)
+        raise typer.Exit(exits.SOME_FAILED)
     typer.echo(
-        f"{report.sound} of {report.expected} images sound, {report.missing} missing, "
-        f"{report.damaged} damaged",
+        f"{report.sound} of {report.expected} images sound ({report.size / 1e9:.2f} GB), "
+        f"{report.missing} missing, {report.damaged} damaged",
         err=not report.ok,
     )
     raise typer.Exit(exits.OK if report.ok else exits.SOME_FAILED)
+
+
+@app.command()
+def downsize(
+    name: Name,
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Folder for the copy; a stopped run goes on there.")],
+    short_side: Annotated[
+        int, typer.Option(min=1, help="Pixels: longer shorter sides are reduced to this.")
+    ] = 512,
+    workers: options.Workers = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Copy a data set with images reduced, as others do with SPAQ; the copy says so itself."""
+    from ma_agiqa.data import downsize as downsizing
+    from ma_agiqa.data import registry
+
+    spec = registry.get(name)
+    with progress(lambda: spec.records, title="reducing", quiet=quiet) as advance:
+        done = downsizing.downsize(
+            spec, root, out, short_side=short_side, workers=workers, on_image=advance
+        )
+    for file, reason in done.failed.items():
+        typer.echo(f"{file}: {reason}")
+    typer.echo(
+        f"{done.reduced} images reduced, {done.copied} copied, {done.present} there already, "
+        f"{len(done.failed)} failed",
+        err=bool(done.failed),
+    )
+    raise typer.Exit(exits.SOME_FAILED if done.failed else exits.OK)
+
+
+def _description(spec: DatasetSpec) -> list[tuple[str, str]]:
+    """Return what there is to say about a data set, a line each."""
+    from itertools import groupby
+
+    from ma_agiqa.data.layouts import describe
+
+    scale = f"{spec.scale.low:g} to {spec.scale.high:g}"
+    general = ["random-SEED", "random-8-2-SEED"] + ([] if spec.photographs else ["prompt-SEED"])
+    lines = [
+        ("title", spec.title),
+        ("images", f"{spec.records}, as {' or '.join(images.path for images in spec.images)}"),
+        *(("scores", describe(layout)) for layout in spec.layouts),
+        *((f"target {key}", f"{target.meaning}, {scale}") for key, target in spec.targets.items()),
+    ]
+    for what, names in groupby(spec.splits, key=lambda name: spec.splits[name]):
+        alike = list(names)
+        name = alike[0] if len(alike) == 1 else f"{alike[0]} to {alike[-1]}"
+        lines.append((f"split {name}", what))
+    return [
+        *lines,
+        ("other splits", ", ".join(general)),
+        ("licence", spec.licence),
+        ("citation", spec.citation),
+        *(("download", address) for address in spec.download),
+        *(("unpack", step) for step in spec.unpack),
+    ]

@@ -18,6 +18,7 @@ from typing import Any
 
 from ma_agiqa import files
 from ma_agiqa.errors import DataError, OutputError, UsageError
+from ma_agiqa.text import hint
 from ma_agiqa.types import ROW_KEYS
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -63,8 +64,6 @@ def _parquet_column(path: Path, column: str) -> Iterator[str | None]:
 
 def _check_column(path: Path, column: str, names: list[str]) -> None:
     if column not in names:
-        from ma_agiqa.data.samples import hint  # brings pyarrow, which `--help` must not
-
         raise DataError(f"no column {column!r}{hint(column, names, 'there are')}", path=path)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ma_agiqa.cli import options
+from ma_agiqa.text import hint
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
 Architecture = Annotated[
@@ -76,7 +77,6 @@ def train(
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
     from ma_agiqa.data.registry import TableColumns
-    from ma_agiqa.data.samples import hint
     from ma_agiqa.errors import UsageError
     from ma_agiqa.training.recipe import RECIPES, with_settings
     from ma_agiqa.training.run import TrainRequest

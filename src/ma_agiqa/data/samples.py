@@ -1,35 +1,23 @@
-"""Images and their human scores, in columns; read from any CSV or Parquet table.
-
-A CSV is read as text, every column of it: a prompt `007` stays what it was, and a score that
-is no number is an error that names its row. Accepted: UTF-8 with or without byte order mark,
-any line end, quoted commas and line breaks. Not read: spreadsheets, other delimiters.
-
-Row numbers in errors count records from 1; the header is not a record.
+"""Images and their human scores, in columns; made by hand or read from any table.
 
 Shapes: n records.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import ArrayLike, NDArray
 
+from ma_agiqa.data.readers import number_column, read_table, text_column
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.text import hint, some
 from ma_agiqa.types import Scale
-
-SHOWN = 5
-"""How many offenders an error names before it only counts them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +31,11 @@ class Samples:
         groups: what records have in common, e.g. generator, setting, prompt -> (n,) texts.
         dataset: name of the data set.
         scale: nominal ends of every target; None where the source does not say.
+        official_set: which set the publisher put each record in, training, validation or test
+            -> (n,) texts; None where there is no such division.
+        paper: what the split name `paper` stands for here, see `splits`.
+        photographs: these were taken with a camera, so there are no prompts to share.
+        caveats: what a reader of a number on these records must know, e.g. images reduced.
     """
 
     name: tuple[str, ...]
@@ -51,9 +44,15 @@ class Samples:
     groups: Mapping[str, tuple[str, ...]]
     dataset: str
     scale: Scale | None = None
+    official_set: tuple[str, ...] | None = None
+    paper: str = "random-20"
+    photographs: bool = False
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         columns = {"path": self.path, **self.targets, **self.groups}
+        if self.official_set is not None:
+            columns["official_set"] = self.official_set
         lengths = {key: len(column) for key, column in columns.items() if len(column) != len(self)}
         if lengths:
             raise DataError(f"{len(self)} names but columns of other lengths: {lengths}")
@@ -85,13 +84,14 @@ class Samples:
     def subset(self, indices: ArrayLike) -> Samples:
         """Return the records at `indices`, in that order."""
         rows = np.asarray(indices, dtype=np.int64)
-        return Samples(
+        official = self.official_set
+        return replace(
+            self,
             name=tuple(self.name[i] for i in rows),
             path=tuple(self.path[i] for i in rows),
             targets={key: column[rows] for key, column in self.targets.items()},
             groups={key: tuple(column[i] for i in rows) for key, column in self.groups.items()},
-            dataset=self.dataset,
-            scale=self.scale,
+            official_set=None if official is None else tuple(official[i] for i in rows),
         )
 
 
@@ -127,66 +127,6 @@ def load_table(
     )
 
 
-def read_table(path: str | Path) -> pa.Table:
-    """Read a CSV (all columns as text) or a Parquet file, told apart by content.
-
-    Raises:
-        DataError: missing, unreadable, neither format, damaged, or without rows.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        table = pa.parquet.read_table(path) if start == b"PAR1" else _read_csv(path, start)
-    except FileNotFoundError as error:
-        raise DataError("no such file", path=path) from error
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise DataError(
-            f"cannot be read as a table: {str(error).splitlines()[0]}",
-            path=path,
-            remedy="expected a comma-separated UTF-8 file with a header, or Parquet",
-        ) from error
-    if table.num_rows == 0:
-        raise DataError("the table has no rows", path=path)
-    return table
-
-
-def text_column(
-    table: pa.Table, column: str, *, source: str | Path, allow_empty: bool = True
-) -> tuple[str, ...]:
-    """Return a column as texts, None as "".
-
-    Raises:
-        DataError: no such column, or an empty value where `allow_empty` is false.
-    """
-    values = _column(table, column, source=source)
-    texts = tuple("" if value is None else str(value) for value in values)
-    if not allow_empty and "" in texts:
-        raise DataError(f"row {texts.index('') + 1} has an empty {column!r}", path=source)
-    return texts
-
-
-def number_column(
-    table: pa.Table, column: str, *, names: Sequence[str], source: str | Path
-) -> NDArray[np.float64]:
-    """Return a column as finite float64, shape (n,), read-only.
-
-    Raises:
-        DataError: no such column, or values that are no finite numbers; rows are named.
-    """
-    values = _column(table, column, source=source)
-    numbers = np.array([_number(value) for value in values], dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        shown = ", ".join(f"row {i + 1} ({names[i]}): {values[i]!r}" for i in bad[:SHOWN])
-        raise DataError(
-            f"{len(bad)} of {len(values)} values of {column!r} are no finite numbers: {shown}",
-            path=source,
-            remedy="give these records a score or remove them",
-        )
-    numbers.setflags(write=False)
-    return numbers
-
-
 def image_paths(root: str | Path, names: Iterable[str]) -> tuple[Path, ...]:
     """Return the absolute path of each image named relative to `root`."""
     base = Path(os.path.abspath(root))
@@ -202,59 +142,3 @@ def require_images(samples: Samples) -> None:
             f"{some(missing)}",
             remedy="check the root folder, or complete the download",
         )
-
-
-def some(items: Sequence[str]) -> str:
-    """Return the first few items as text, and how many more there are."""
-    rest = len(items) - SHOWN
-    return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def hint(name: str, known: Iterable[str], lead: str) -> str:
-    """Return `; LEAD a, b, c; did you mean b?` for an error about an unknown name."""
-    choices = list(known)
-    folded = {choice.casefold(): choice for choice in choices}
-    close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
-    guess = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"; {lead} {', '.join(choices)}{guess}"
-
-
-def _read_csv(path: str | Path, start: bytes) -> pa.Table:
-    """Read every column as text; the header is read first because Arrow would guess types."""
-    if start[:2] == b"PK":
-        raise DataError(
-            "this is a spreadsheet or archive, not a table of text",
-            path=path,
-            remedy="save the sheet as CSV",
-        )
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise DataError(f"columns named twice: {some(repeated)}", path=path)
-    return pa.csv.read_csv(
-        path,
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in header}, strings_can_be_null=False
-        ),
-    )
-
-
-def _column(table: pa.Table, column: str, *, source: str | Path) -> list[object]:
-    if column not in table.column_names:
-        raise DataError(
-            f"no column {column!r}{hint(column, table.column_names, 'there are')}", path=source
-        )
-    values: list[object] = table.column(column).to_pylist()
-    return values
-
-
-def _number(value: object) -> float:
-    """Return the number a cell holds, NaN when it holds none."""
-    if isinstance(value, str) and "_" in value:  # Python reads 1_0 as ten; no table means that
-        return float("nan")
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")

@@ -1,17 +1,22 @@
 """Which images train, which select, which judge; and what such a number is worth.
 
-    paper       the official split: python's random.seed(20) shuffle, 7:1:2 by image
-    random-S    the same by any seed S
-    prompt-S    7:1:2 by prompt, seed S: no prompt in two parts
-    ipce-NN     test names in ROOT/splits/ipce-NN-test.txt, published with IPCE; no prompt
-                in training and test
-    all         every image is test: for models trained on other data
+    paper           the split of the paper's numbers: `random-20`, or what the data set's entry
+                    in the registry says instead
+    official        the publisher's own training, validation and test sets
+    random-S        7:1:2 by image, python's shuffle with seed S
+    random-8-2-S    8:2 by image, numpy's shuffle with seed S; of the eight, a tenth validates
+    prompt-S        7:1:2 by prompt, seed S: no prompt in two parts
+    ipce-NN         test names in ROOT/splits/ipce-NN-test.txt, published with IPCE; no prompt
+                    in two parts
+    SET/NAME        the split NAME of the images in one official set, e.g. training/random-20
+    all             every image is test: for models trained on other data
 
 Source: MA-AGIQA (arXiv 2404.17762), official split code; lists published with IPCE.
 
 Kept from the official code: the order of its shuffled lists, and its rounding of the part
 sizes. Not kept: its test loader drops the last incomplete batch (5 of the 597 test images
-of AGIQA-3K); here every image of a part counts.
+of AGIQA-3K); here every image of a part counts. Nor is anything selected on a test part:
+where a protocol has no validation part, ours is taken from its training images.
 
 Text generates many images, and images of one prompt look alike. Where prompts are shared
 between training and test a number flatters, so each split measures that on the data and
@@ -24,24 +29,25 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ma_agiqa.data.samples import Samples, hint, some
+from ma_agiqa.data import partitions
+from ma_agiqa.data.partitions import VAL_SHARE, Parts, Rows
+from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.text import hint, some
+
+__all__ = ["PARTS", "PROMPT", "Rows", "Split", "parse", "prompt_overlap", "resolve"]
 
 PARTS = ("train", "val", "test", "all")
-PAPER_SEED = 20
-TRAIN_END, VAL_END = 0.7, 0.8  # 7:1:2
-VAL_SHARE, TEST_SHARE = 0.1, 0.2
+OFFICIAL_SETS = ("training", "validation", "test")
 PROMPT = "prompt"
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +123,7 @@ def resolve(name: str, samples: Samples, root: str | Path) -> Split:
 
     Raises:
         UsageError: unknown name.
-        DataError: the data set lacks what the split needs: list, prompts, enough images.
+        DataError: the data set lacks what the split needs: list, prompts, sets, enough images.
     """
     for pattern, build in _KINDS.items():
         match = re.fullmatch(pattern, name)
@@ -130,7 +136,7 @@ def resolve(name: str, samples: Samples, root: str | Path) -> Split:
                     remedy="use more images",
                 )
             return split
-    forms = ("paper", "random-0", "prompt-0", "ipce-01", "all")
+    forms = ("paper", "official", "random-0", "random-8-2-0", "prompt-0", "ipce-01", "all")
     raise UsageError(f"unknown split {name!r}{hint(name, forms, 'splits are')}")
 
 
@@ -143,59 +149,69 @@ def prompt_overlap(samples: Samples, train: Rows, test: Rows) -> float | None:
     return sum(prompts[row] in seen for row in test) / len(test)
 
 
-def _shuffled(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+def _paper(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+    """Resolve what the split stands for in this data set."""
+    return replace(resolve(samples.paper, samples, root), name=name)
+
+
+def _random(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
     """Shuffle the images by seed and cut the list 7:1:2."""
-    seed = int(groups[0]) if groups else PAPER_SEED
-    n = len(samples)
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    train, val, test = np.split(np.array(order), [int(n * TRAIN_END), int(n * VAL_END)])
-    return Split(
-        name=name,
-        protocol=f"7:1:2 by image, python's random shuffle with seed {seed}",
-        caveats=_caveats(samples, train, test),
-        train=train,
-        val=val,
-        test=test,
+    seed = int(groups[0])
+    protocol = f"7:1:2 by image, python's random shuffle with seed {seed}"
+    return _split(name, protocol, samples, partitions.seven_one_two(len(samples), seed=seed))
+
+
+def _eight_two(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+    """Shuffle the images by seed and cut the list 8:2."""
+    seed = int(groups[0])
+    protocol = (
+        f"8:2 by image, numpy's random shuffle with seed {seed}; a tenth of the eight validates"
     )
+    return _split(name, protocol, samples, partitions.eight_two(len(samples), seed=seed))
 
 
 def _by_prompt(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
-    """Give whole prompts, shuffled by seed, to test, then to validation, then to training."""
-    seed, n = int(groups[0]), len(samples)
-    rest = np.arange(n)
-    generator = random.Random(seed)
-    test, rest = _hold_out(samples, rest, int(n * TEST_SHARE), generator)
-    val, train = _hold_out(samples, rest, int(n * VAL_SHARE), generator)
-    return Split(
-        name=name,
-        protocol=f"7:1:2 by prompt, seed {seed}: no prompt occurs in two parts",
-        caveats=_caveats(samples, train, test),
-        train=train,
-        val=val,
-        test=test,
-    )
+    """Deal whole prompts."""
+    seed = int(groups[0])
+    protocol = f"7:1:2 by prompt, seed {seed}: no prompt occurs in two parts"
+    parts = partitions.by_prompt(_prompts(samples), seed=seed)
+    return _apart(_split(name, protocol, samples, parts), samples)
 
 
 def _ipce(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
     """Take the published test list; hold out prompts of the rest for validation."""
-    test = _listed(samples, root / "splits" / f"{name}-test.txt")
+    path = root / "splits" / f"{name}-test.txt"
+    test = partitions.listed(samples.name, path, dataset=samples.dataset)
     rest = np.setdiff1d(np.arange(len(samples)), test)
     generator = random.Random(int(groups[0]))
-    val, train = _hold_out(samples, rest, int(len(samples) * VAL_SHARE), generator)
-    return Split(
+    images = int(len(samples) * VAL_SHARE)
+    val, train = partitions.hold_out(_prompts(samples), rest, images, generator)
+    protocol = (
+        f"test images as published with IPCE (list {groups[0]}); of the others whole "
+        "prompts, seeded by the list's number, a tenth of all images, are validation"
+    )
+    extra = "IPCE publishes no validation part; ours is taken from its training images"
+    return _apart(_split(name, protocol, samples, Parts(train, val, test), extra), samples)
+
+
+def _official(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+    """Take the publisher's own sets."""
+    protocol = "training, validation and test sets as published with the data set"
+    return _split(name, protocol, samples, Parts(*(_set(samples, key) for key in OFFICIAL_SETS)))
+
+
+def _within(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+    """Split the images of one official set; the others are in no part."""
+    official, inner = groups
+    rows = _set(samples, official)
+    split = resolve(inner, samples.subset(rows), root)
+    return replace(
+        split,
         name=name,
-        protocol=(
-            f"test images as published with IPCE (list {groups[0]}); of the others whole "
-            "prompts, seeded by the list's number, a tenth of all images, are validation"
-        ),
-        caveats=(
-            *_caveats(samples, train, test),
-            "IPCE publishes no validation part; ours is taken from its training images",
-        ),
-        train=train,
-        val=val,
-        test=test,
+        protocol=f"{split.protocol}, of the {len(rows)} images of the official {official} set",
+        train=rows[split.train],
+        val=rows[split.val],
+        test=rows[split.test],
     )
 
 
@@ -203,21 +219,33 @@ def _whole(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Sp
     """Make every image a test image."""
     none = np.empty(0, dtype=np.int64)
     caveat = "a model trained on any of these images must not be judged on them"
+    caveats = (caveat, *samples.caveats)
     everything = np.arange(len(samples))
-    return Split(name, "every image is test", (caveat,), none, none.copy(), everything)
+    return Split(name, "every image is test", caveats, none, none.copy(), everything)
 
 
 _KINDS: dict[str, Callable[[str, Sequence[str], Samples, Path], Split]] = {
-    r"paper": _shuffled,
-    r"random-(\d+)": _shuffled,
+    r"paper": _paper,
+    r"official": _official,
+    r"random-(\d+)": _random,
+    r"random-8-2-(\d+)": _eight_two,
     r"prompt-(\d+)": _by_prompt,
     r"ipce-(\d\d)": _ipce,
+    r"(training|validation|test)/(.+)": _within,
     r"all": _whole,
 }
 
 
-def _caveats(samples: Samples, train: Rows, test: Rows) -> tuple[str, ...]:
+def _split(name: str, protocol: str, samples: Samples, parts: Parts, *extra: str) -> Split:
+    """Return the split with the caveats that the data give it."""
+    caveats = (*_shared_prompts(samples, parts.train, parts.test), *extra, *samples.caveats)
+    return Split(name, protocol, caveats, *parts)
+
+
+def _shared_prompts(samples: Samples, train: Rows, test: Rows) -> tuple[str, ...]:
     """Say how many test prompts training has seen."""
+    if samples.photographs:
+        return ()
     overlap = prompt_overlap(samples, train, test)
     if overlap is None:
         return ("prompts are unknown, so training and test may share them",)
@@ -229,49 +257,54 @@ def _caveats(samples: Samples, train: Rows, test: Rows) -> tuple[str, ...]:
     return (f"{share} of the test images have a prompt that also occurs in training",)
 
 
-def _hold_out(
-    samples: Samples, rows: Rows, images: int, generator: random.Random
-) -> tuple[Rows, Rows]:
-    """Return (held, rest): whole shuffled prompts until `images` are reached, ascending."""
+def _apart(split: Split, samples: Samples) -> Split:
+    """Return a split by prompt after a look whether it is one.
+
+    Raises:
+        DataError: a prompt occurs in two parts.
+    """
+    prompts = samples.groups[PROMPT]
+    for one, other in combinations(("train", "val", "test"), 2):
+        first, second = ({prompts[i] for i in getattr(split, part)} for part in (one, other))
+        shared = first & second
+        if shared:
+            raise DataError(
+                f"split {split.name}: {len(shared)} prompts occur in {one} and {other}: "
+                f"{some(sorted(shared))}",
+                remedy="the list and the annotations do not belong together",
+            )
+    return split
+
+
+def _prompts(samples: Samples) -> Sequence[str]:
+    """Return the prompt of every image."""
     if PROMPT not in samples.groups:
         raise DataError(
             f"{samples.dataset} has no group {PROMPT!r} to split by",
-            remedy="name its prompt column, or use a split by image such as random-0",
+            remedy=(
+                "photographs have no prompts: use a split by image such as random-0"
+                if samples.photographs
+                else "name its prompt column, or use a split by image such as random-0"
+            ),
         )
-    prompts = [samples.groups[PROMPT][row] for row in rows]
+    prompts = samples.groups[PROMPT]
     if "" in prompts:
         raise DataError(f"{prompts.count('')} images of {samples.dataset} have no prompt")
-    members: dict[str, list[int]] = {prompt: [] for prompt in sorted(prompts)}
-    for row, prompt in zip(rows.tolist(), prompts, strict=True):
-        members[prompt].append(row)
-    order = list(members)  # sorted, so that the order of the table does not matter
-    generator.shuffle(order)
-    held: list[int] = []
-    for prompt in order:
-        if len(held) >= images:
-            break
-        held += members[prompt]
-    chosen = np.array(sorted(held), dtype=np.int64)
-    return chosen, np.setdiff1d(rows, chosen)
+    return prompts
 
 
-def _listed(samples: Samples, path: Path) -> Rows:
-    """Return the rows of the names in a text file, one a line, in its order."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
+def _set(samples: Samples, official: str) -> Rows:
+    """Return the rows of one of the publisher's sets."""
+    if samples.official_set is None:
         raise DataError(
-            "the list of test names is not there",
-            path=path,
-            remedy="put the published list there, or use a split that needs none: prompt-0",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", path=path) from error
-    names = [line.strip() for line in lines if line.strip()]
-    row_of = {name: row for row, name in enumerate(samples.name)}
-    unknown = [name for name in names if name not in row_of]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} names are not in {samples.dataset}: {some(unknown)}", path=path
+            f"{samples.dataset} has no official sets here",
+            remedy="add the annotation file that names them: `ma-agiqa datasets show` says which",
         )
-    return np.array([row_of[name] for name in names], dtype=np.int64)
+    rows = np.flatnonzero(np.array(samples.official_set) == official)
+    if len(rows) == 0:
+        found = ", ".join(f"{key} {n}" for key, n in sorted(Counter(samples.official_set).items()))
+        raise DataError(
+            f"{samples.dataset} has no scored images of the official {official} set, only {found}",
+            remedy="add its annotation file with scores: `ma-agiqa datasets show` says which",
+        )
+    return rows

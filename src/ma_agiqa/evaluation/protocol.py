@@ -14,12 +14,13 @@ import numpy as np
 
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images, some
+from ma_agiqa.data.samples import Samples, require_images
 from ma_agiqa.data.splits import Rows
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.inference import Scorer
+from ma_agiqa.text import some
 
 
 def evaluate(

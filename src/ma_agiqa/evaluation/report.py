@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ma_agiqa.data.samples import Samples, some
+from ma_agiqa.data.samples import Samples
 from ma_agiqa.data.splits import PROMPT, Split
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
 from ma_agiqa.files import write_atomically
 from ma_agiqa.provenance import Environment, environment
+from ma_agiqa.text import some
 
 PER_IMAGE = ("names", "mos", "pred", "labels")
 

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError
-from ma_agiqa.files import write_atomically
+from ma_agiqa.files import sha256, write_atomically
 
 FOLDER = "shards"
 DATA, INDEX = ".safetensors", ".json"
@@ -76,7 +76,7 @@ class Shard:
             FeatureError: it differs.
         """
         try:
-            found = hashlib.sha256(self.data.read_bytes()).hexdigest()
+            found = sha256(self.data)
         except OSError as error:
             raise FeatureError(
                 f"cannot be read: {error.strerror}", path=self.data, remedy=_AGAIN

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ma_agiqa.data.samples import Samples, some
+from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import FeatureError, UsageError
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.text import some
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.starts import Start
 
