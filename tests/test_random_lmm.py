@@ -16,7 +16,7 @@ from ma_agiqa.features.store import FeatureStore
 pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-import random_lmm  # noqa: E402
+import random_lmm
 
 SMALL = {"width": 64, "image_size": 112}
 
