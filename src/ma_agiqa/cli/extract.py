@@ -29,11 +29,32 @@ Data = Annotated[
 DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
 Lmm = Annotated[
     str | None,
-    typer.Option("--lmm", help="mplug-owl2, a checkpoint directory or a Hub id."),
+    typer.Option(
+        "--lmm",
+        help="mplug-owl2, or the directory or Hub id of any image-and-text model that "
+        "transformers loads, of CLIP or of SigLIP.",
+    ),
+]
+Layer = Annotated[
+    int,
+    typer.Option(
+        "--layer", help="Of the LMM: -1 the last after its norm, 0 the embeddings; -2, -3, ..."
+    ),
+]
+Pool = Annotated[
+    str, typer.Option("--pool", help="Positions that are averaged: all, image, text or last.")
+]
+LoadIn = Annotated[
+    int | None,
+    typer.Option("--load-in", metavar="8|4", help="Bits of the LMM's weights, on a CUDA device."),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the LMM: fp16 as published, bf16 or fp32.")]
 Questions = Annotated[
-    Path | None, typer.Option(help='TOML or JSON file of name = "text"; else the official two.')
+    Path | None,
+    typer.Option(
+        help='TOML or JSON file of name = "text"; else the official two. {prompt} in a text '
+        "stands for the words that generated the image."
+    ),
 ]
 BatchSize = Annotated[
     str, typer.Option(help="Images per pass, or auto: doubled while that is faster.")
@@ -61,6 +82,10 @@ def extract(
     root: DataRoot = None,
     lmm: Lmm = None,
     dtype: Dtype = "fp16",
+    layer: Layer = -1,
+    pool: Pool = "all",
+    load_in: LoadIn = None,
+    revision: options.Revision = None,
     questions: Questions = None,
     device: options.Device = "auto",
     batch_size: BatchSize = "auto",
@@ -70,6 +95,8 @@ def extract(
     import_official: ImportOfficial = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
+    prompt_column: options.PromptColumn = None,
+    prompt: options.Prompt = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Ask an LMM about images and store its vectors, once per image.
@@ -80,7 +107,13 @@ def extract(
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
     size = _batch_size(batch_size)
-    paths = _part(_paths(words, data, root, image_column, score_column), part)
+    columns = (image_column, score_column, prompt_column)
+    paths, prompts = _paths(words, data, root, columns)
+    paths = _part(paths, part)
+    if prompt is not None:
+        prompts = [prompt] * len(paths)
+    elif prompts is not None:
+        prompts = _part(prompts, part)
 
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
@@ -90,7 +123,19 @@ def extract(
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
-    encoder = None if lmm is None else open_encoder(lmm, device=device, dtype=dtype)
+    encoder = (
+        None
+        if lmm is None
+        else open_encoder(
+            lmm,
+            device=device,
+            dtype=dtype,
+            layer=layer,
+            pool=pool,
+            load_in=load_in,
+            revision=revision,
+        )
+    )
     opened = _open(store, encoder, questions)
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)
@@ -104,6 +149,7 @@ def extract(
                 encoder,
                 paths,
                 opened,
+                prompts=prompts,
                 batch_size=size,
                 shard_size=shard_size,
                 workers=workers,
@@ -130,22 +176,27 @@ def _open(store: Path, encoder: SemanticEncoder | None, questions: Path | None) 
 
 
 def _paths(
-    words: list[str] | None, data: str | None, root: Path | None, image: str, score: str
-) -> list[str]:
-    """Return the images that either INPUT or --data stands for."""
+    words: list[str] | None,
+    data: str | None,
+    root: Path | None,
+    columns: tuple[str, str, str | None],
+) -> tuple[list[str], list[str] | None]:
+    """Return the images that either INPUT or --data stands for, and the words behind each."""
     if (data is None) == (not words):
         raise UsageError("give either images or --data", remedy="--data NAME --root DIR")
     if data is None:
         if root is not None:
             raise UsageError("--root belongs to --data")
-        return [item.path for item in inputs.expand(words or [])]
+        return [item.path for item in inputs.expand(words or [])], None
     if root is None:
         raise UsageError("--data needs --root, the folder the data set lies in")
 
     from ma_agiqa.data import registry
+    from ma_agiqa.data.splits import PROMPT
 
-    columns = registry.TableColumns(image=image, score=score)
-    return [str(path) for path in registry.load(data, root, columns).path]
+    samples = registry.load(data, root, registry.TableColumns(*columns))
+    prompts = samples.groups.get(PROMPT)
+    return [str(path) for path in samples.path], None if prompts is None else list(prompts)
 
 
 def _part(paths: list[str], part: str) -> list[str]:
