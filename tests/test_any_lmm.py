@@ -341,6 +341,51 @@ def test_wrong_use_of_the_command_is_one_line_and_status_2(qwen: Path, tmp_path:
 # --- quantised weights, by bitsandbytes' CPU kernels ---------------------------------------------
 
 
+def test_an_8_bit_model_gives_nearly_the_same_vectors(qwen: Path, images: list[RGB]) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
+    from ma_agiqa.lmm import any_transformers, pretrained
+
+    exact: Any = open_encoder(qwen, device="cpu", dtype="fp32")
+    expected = exact.encode(images, OFFICIAL)
+    cpu, dtype = torch.device("cpu"), torch.float32
+    model = pretrained.load_model(
+        qwen, any_transformers.AUTO_CLASS, device=cpu, dtype=dtype, load_in=8
+    )
+    encoder = any_transformers.TransformersEncoder(
+        model=model,
+        processor=pretrained.read_processor(qwen),
+        parts={**exact.parts, "load_in": 8},
+        layer=LAYERS,
+        pool="all",
+    )
+    found = encoder.encode(images, OFFICIAL)
+    likeness = torch.cosine_similarity(found, expected, dim=-1)
+    # Weights are rounded to 1 / 127 of a row's largest value. The CPU kernels of 4 bits want
+    # wider layers than a tiny model has; its layers are tested alone below.
+    assert likeness.min() > 0.999
+    assert not torch.equal(found, expected)
+
+
+def test_an_8_bit_mplug_owl2_gives_nearly_the_same_vectors(
+    tmp_path: Path, images: list[RGB]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
+    pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
+    import owl_checkpoint
+    from ma_agiqa.lmm.mplug_owl2.encoder import MPLUGOwl2Encoder
+
+    folder = owl_checkpoint.write(tmp_path / "owl")
+    exact, rounded = (
+        MPLUGOwl2Encoder.load(folder, dtype="fp32", load_in=load_in) for load_in in (None, 8)
+    )
+    assert "load_in" not in exact.parts, "stores from before keep their fingerprint"
+    assert rounded.parts == {**exact.parts, "load_in": 8}
+    expected, found = (encoder.encode(images, OFFICIAL) for encoder in (exact, rounded))
+    likeness = torch.cosine_similarity(found, expected, dim=-1)
+    assert likeness.min() > 0.999  # as above
+    assert not torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.1), (4, 0.8)])
 def test_quantised_layers_stay_near_the_exact_ones(bits: int, tolerance: float) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
