@@ -338,6 +338,25 @@ def test_wrong_use_of_the_command_is_one_line_and_status_2(qwen: Path, tmp_path:
     assert not (tmp_path / "store").exists()
 
 
+def test_the_hub_is_asked_for_processor_files_and_safetensors(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        return str(qwen)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    named = open_encoder("someone/qwen", device="cpu", revision="v1")
+    assert named.parts == open_encoder(qwen, device="cpu").parts, "content counts, not the name"
+    config, everything = asked
+    assert config == ("someone/qwen", "v1", ["config.json"])
+    assert everything[1] == "v1"
+    assert set(everything[2]) == {"*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors"}
+    assert not any(pattern.endswith((".py", ".bin")) for pattern in everything[2])
+
+
 # --- quantised weights, by bitsandbytes' CPU kernels ---------------------------------------------
 
 

@@ -79,6 +79,15 @@ def test_no_vector_depends_on_its_batch(checkpoint: Path, images: list[RGB]) -> 
     torch.testing.assert_close(together, stacked, rtol=0, atol=2e-6)  # rounding of float32
 
 
+def test_texts_are_embedded_again_when_they_change(checkpoint: Path, images: list[RGB]) -> None:
+    encoder = open_encoder(checkpoint, device="cpu", dtype="fp32")
+    first = encoder.encode(images, TEXTS)
+    swapped = encoder.encode(images, TEXTS[::-1])
+    again = encoder.encode(images, TEXTS)
+    torch.testing.assert_close(swapped, first.flip(1), rtol=0, atol=2e-6)  # rounding of float32
+    assert torch.equal(again, first)
+
+
 def test_vectors_of_real_images_come_through_the_command_line(
     family: str, checkpoint: Path, agiqa_3k: Path, tmp_path: Path
 ) -> None:

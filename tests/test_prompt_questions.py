@@ -170,9 +170,14 @@ def test_without_the_words_nothing_is_extracted(desk: Path, lmm: Path, tmp_path:
         assert done.exit_code == 2
         assert "a question quotes {prompt}" in done.stderr
         assert "--prompt TEXT" in done.stderr
+        assert not (tmp_path / "store").exists()
     given = run("extract", desk / "0.png", *words, "--prompt", "a fox")
     assert given.exit_code == 0, given.stderr
     assert "1 extracted" in given.stderr
+    official = ("--lmm", lmm, "--store", tmp_path / "other")
+    useless = run("extract", desk / "0.png", *official, "--prompt", "a fox")
+    assert useless.exit_code == 2
+    assert "leave out --prompt" in useless.stderr
 
 
 def test_training_takes_the_vectors_of_image_and_words(desk: Path, store: Path) -> None:

@@ -13,6 +13,7 @@ from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
+    from ma_agiqa.experts.questions import Question
     from ma_agiqa.experts.semantic import SemanticEncoder
     from ma_agiqa.features.extract import Extraction
     from ma_agiqa.features.store import FeatureStore
@@ -110,11 +111,10 @@ def extract(
     columns = (image_column, score_column, prompt_column)
     paths, prompts = _paths(words, data, root, columns)
     paths = _part(paths, part)
-    if prompt is not None:
-        prompts = [prompt] * len(paths)
-    elif prompts is not None:
+    if prompts is not None:
         prompts = _part(prompts, part)
 
+    from ma_agiqa.experts.questions import OFFICIAL, quote_prompts, read_questions, require_prompts
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
     from ma_agiqa.lmm.encoders import open_encoder
@@ -123,10 +123,15 @@ def extract(
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
-    encoder = (
-        None
-        if lmm is None
-        else open_encoder(
+    asked = OFFICIAL if questions is None else read_questions(questions)
+    if prompt is not None:
+        if not quote_prompts(asked):
+            raise UsageError("no question quotes {prompt}: leave out --prompt")
+        prompts = [prompt] * len(paths)
+    require_prompts(asked, prompts)
+    encoder = None
+    if lmm is not None:
+        encoder = open_encoder(
             lmm,
             device=device,
             dtype=dtype,
@@ -135,8 +140,7 @@ def extract(
             load_in=load_in,
             revision=revision,
         )
-    )
-    opened = _open(store, encoder, questions)
+    opened = _open(store, encoder, asked)
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)
     started = time.perf_counter()
@@ -155,24 +159,29 @@ def extract(
                 workers=workers,
                 on_image=advance,
             )
+    raise typer.Exit(_report(done, time.perf_counter() - started, quiet=quiet))
+
+
+def _report(done: Extraction, seconds: float, *, quiet: bool) -> int:
+    """Print failures and summary; return the exit status."""
     for failure in done.failures:
         typer.echo(tables.json_line({"path": failure.path, "error": failure.reason}), nl=False)
     if not quiet:
-        typer.echo(_summary(done, time.perf_counter() - started), err=True)
-    raise typer.Exit(exits.SOME_FAILED if done.failures else exits.OK)
+        typer.echo(_summary(done, seconds), err=True)
+    return exits.SOME_FAILED if done.failures else exits.OK
 
 
-def _open(store: Path, encoder: SemanticEncoder | None, questions: Path | None) -> FeatureStore:
+def _open(
+    store: Path, encoder: SemanticEncoder | None, questions: tuple[Question, ...]
+) -> FeatureStore:
     """Open or make the store of an encoder; without one, of official files."""
-    from ma_agiqa.experts.questions import OFFICIAL, read_questions
     from ma_agiqa.features.header import Header
     from ma_agiqa.features.official import PARTS, WIDTH
     from ma_agiqa.features.store import FeatureStore
 
-    asked = OFFICIAL if questions is None else read_questions(questions)
     parts = PARTS if encoder is None else encoder.parts
     width = WIDTH if encoder is None else encoder.width
-    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=asked))
+    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=questions))
 
 
 def _paths(

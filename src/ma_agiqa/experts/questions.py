@@ -114,6 +114,15 @@ def quote_prompts(questions: Sequence[Question]) -> bool:
     return any(question.quotes_prompt for question in questions)
 
 
+def require_prompts(questions: Sequence[Question], prompts: Sequence[str] | None) -> None:
+    """Raise UsageError if a question quotes prompts and there are none."""
+    if prompts is None and quote_prompts(questions):
+        raise UsageError(
+            "a question quotes {prompt}, and the words that generated the images are not given",
+            remedy="--prompt TEXT for all, or --data with a prompt column",
+        )
+
+
 def to_record(questions: Sequence[Question]) -> dict[str, dict[str, str]]:
     """Return questions as they stand in a model's or a feature store's JSON, in their order."""
     return {q.name: {"text": q.text, "fingerprint": q.fingerprint} for q in questions}

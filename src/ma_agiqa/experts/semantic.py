@@ -65,6 +65,8 @@ def encode_with_prompts(
     Raises:
         ImageError: an image cannot be used, or its words cannot be asked about.
     """
+    if not len(images):
+        return encoder.encode(images, questions)
     import torch
 
     alike: dict[str | None, list[int]] = {}

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from ma_agiqa import devices
-from ma_agiqa.errors import FeatureError, ImageError, UsageError
+from ma_agiqa.errors import FeatureError, ImageError
+from ma_agiqa.experts.questions import require_prompts
 from ma_agiqa.experts.semantic import SemanticEncoder, encode_with_prompts
 from ma_agiqa.features.content import content_hash, key_of
 from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
@@ -139,13 +140,9 @@ def _with_prompts(
     images: Iterable[str | Path], prompts: Sequence[str] | None, store: FeatureStore
 ) -> Iterator[tuple[str, str | None]]:
     """Pair images with their words, equal words in a row; None where no question quotes them."""
-    if not store.header.quotes_prompts:
+    require_prompts(store.header.questions, prompts)
+    if prompts is None or not store.header.quotes_prompts:
         return ((str(path), None) for path in images)
-    if prompts is None:
-        raise UsageError(
-            "a question quotes {prompt}, and the words that generated the images are not given",
-            remedy="--prompt TEXT for all, or --data with a prompt column",
-        )
     return iter(sorted(zip(map(str, images), prompts, strict=True), key=lambda pair: pair[1]))
 
 

@@ -69,4 +69,4 @@ def shared_vision_inputs(base: Any, accepted: set[str]) -> tuple[str, ...]:
     """Return which inputs its vision tower takes; none if forward takes no features."""
     if "mm_encoder_outputs" not in accepted or not hasattr(base, "get_image_features"):
         return ()
-    return tuple(set(inspect.signature(base.get_image_features).parameters) - {"kwargs"})
+    return tuple(sorted({*inspect.signature(base.get_image_features).parameters} - {"kwargs"}))

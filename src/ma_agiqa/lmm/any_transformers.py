@@ -89,7 +89,9 @@ class TransformersEncoder:
         self._dtype = DTYPES_BY_TEXT[parts["dtype"]]
         token = image_token_of(config)
         self._image_token = NONE if token is None else token
-        self._accepted = set(inspect.signature(self._base.forward).parameters)
+        parameters = inspect.signature(self._base.forward).parameters
+        self._accepted = set(parameters)
+        self._takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._vision = shared_vision_inputs(self._base, self._accepted)
 
     @property
@@ -130,7 +132,7 @@ class TransformersEncoder:
         return torch.stack([self._means(batch, seen) for batch in batches], dim=1)
 
     def _means(self, batch: Inputs, seen: Mapping[str, Any]) -> Tensor:
-        inputs = {name: tensor for name, tensor in batch.items() if name in self._accepted}
+        inputs = {n: t for n, t in batch.items() if self._takes_more or n in self._accepted}
         outputs = self._base(
             **inputs,
             **seen,

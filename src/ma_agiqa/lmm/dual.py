@@ -57,6 +57,7 @@ class DualEncoder:
         self._image_inputs = set(inspect.signature(self._model.get_image_features).parameters)
         self._text_inputs = set(inspect.signature(self._model.get_text_features).parameters)
         self._reference = next(model.parameters())
+        self._embedded: tuple[tuple[str, ...], Tensor] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -73,7 +74,7 @@ class DualEncoder:
         if not len(images) or not questions:
             return torch.zeros(len(images), len(questions), self.width)
         image_BS = self._image_vectors(images)
-        text_KS = self._text_vectors([question.text for question in questions])
+        text_KS = self._kept_text_vectors(tuple(question.text for question in questions))
         cosine_BK = image_BS @ text_KS.T
         repeated_BKS = image_BS[:, None].expand(-1, len(questions), -1)
         return torch.cat([repeated_BKS, cosine_BK[..., None]], dim=-1)
@@ -87,6 +88,13 @@ class DualEncoder:
         return self._unit(
             self._model.get_image_features(**self._placed(inputs, self._image_inputs))
         )
+
+    def _kept_text_vectors(self, texts: tuple[str, ...]) -> Tensor:
+        """Embed texts unless they are those of the call before; mostly they are."""
+        kept = self._embedded
+        if kept is None or kept[0] != texts:
+            kept = self._embedded = (texts, self._text_vectors(texts))
+        return kept[1]
 
     def _text_vectors(self, texts: Sequence[str]) -> Tensor:
         """Embed each text by itself: none is padded to the length of another."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ma_agiqa import devices
 from ma_agiqa.errors import MissingExtraError, ModelError
 from ma_agiqa.lmm import quantisation
 from ma_agiqa.lmm.mplug_owl2.checkpoint import SAFETENSORS, Checkpoint, open_checkpoint
@@ -139,9 +140,9 @@ def load_model(
             )
     except ImportError as error:
         raise MissingExtraError(_package(error), "lmm") from error
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # safetensors' and transformers' errors share no base class
+        if devices.is_out_of_memory(error):
+            raise
         raise ModelError(
             f"its weights cannot be loaded: {_line(error)}",
             path=directory,
