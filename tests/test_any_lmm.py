@@ -17,7 +17,7 @@ from torch import Tensor
 from command_line import run
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.experts.questions import OFFICIAL, Question
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoders import open_encoder, recorded_settings
 from ma_agiqa.lmm.pooling import POOLS, mean_over, positions
@@ -30,6 +30,7 @@ import tiny_lmms  # noqa: E402
 WIDTH, LAYERS = 32, 3
 SIZES = [(64, 64), (64, 64), (96, 40), (40, 90), (64, 64)]
 IMAGE_MARK = {
+    "qwen2_vl": "<|image_pad|>",
     "qwen2_5_vl": "<|image_pad|>",
     "qwen3_vl": "<|image_pad|>",
     "internvl": "<IMG_CONTEXT>",
@@ -165,6 +166,25 @@ def test_vectors_of_real_images_come_through_the_command_line(
     torch.testing.assert_close(
         stored.get(hash_files(paths)).float(), expected, rtol=1e-3, atol=1e-3
     )
+
+
+def test_a_question_file_may_quote_the_prompt(
+    checkpoint: Path, agiqa_3k: Path, tmp_path: Path
+) -> None:
+    path = sorted((agiqa_3k / "images").iterdir())[700]
+    questions = tmp_path / "questions.toml"
+    questions.write_text('shown = "Does it show {prompt}?"\n')
+    words = ("--lmm", checkpoint, "--dtype", "fp32", "--device", "cpu", "--questions", questions)
+    for prompt in ("a fox", "a very old hat"):
+        done = run("extract", path, *words, "--prompt", prompt, "--store", tmp_path / "store")
+        assert done.exit_code == 0, done.stderr
+        assert "1 extracted" in done.stderr
+        found = FeatureStore.open(tmp_path / "store").get([key_of(hash_files([path])[0], prompt)])
+        asked = Question("shown", f"Does it show {prompt}?")
+        encoder = open_encoder(checkpoint, device="cpu", dtype="fp32")
+        expected = encoder.encode([np.asarray(Image.open(path).convert("RGB"))], [asked])
+        # Stored as float16, whose steps near 1 are 1e-3.
+        torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_half_precision_stays_near_float32(qwen: Path, images: list[RGB]) -> None:

@@ -104,6 +104,66 @@ def llava_onevision() -> tuple[Any, Any]:
     return LlavaOnevisionForConditionalGeneration(config), processor
 
 
+def llava() -> tuple[Any, Any]:
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    words = tokenizer("<image>")
+    config = LlavaConfig(
+        text_config={"model_type": "llama", "vocab_size": len(words), **TEXT},
+        vision_config={"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14,
+                       **VISION},
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    side = {"height": 28, "width": 28}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=side),
+        tokenizer=words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>"),
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def llava_next() -> tuple[Any, Any]:
+    from transformers import (
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    words = tokenizer("<image>")
+    points = [[28, 56], [56, 28], [56, 56]]
+    config = LlavaNextConfig(
+        text_config={"model_type": "mistral", "vocab_size": len(words), **TEXT},
+        vision_config={"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14,
+                       **VISION},
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=points,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    side = {"height": 28, "width": 28}
+    processor = LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessor(
+            size={"shortest_edge": 28}, crop_size=side, image_grid_pinpoints=points
+        ),
+        tokenizer=words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>"),
+    )
+    return LlavaNextForConditionalGeneration(config), processor
+
+
 QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -139,6 +199,34 @@ def qwen2_5_vl() -> tuple[Any, Any]:
         chat_template=_template("<|vision_start|><|image_pad|><|vision_end|>"),
     )
     return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    words = tokenizer(*QWEN_MARKS)
+    config = Qwen2VLConfig(
+        text_config={"vocab_size": len(words), **TEXT,
+                     "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2],
+                                         "rope_theta": 10000.0}},
+        vision_config={"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2,
+                       "mlp_ratio": 2, "patch_size": 14},
+        tie_word_embeddings=False,
+        **_qwen_ids(words),
+    )  # fmt: skip
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=9 * 28 * 28),
+        tokenizer=words,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=_template("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+    return Qwen2VLForConditionalGeneration(config), processor
 
 
 def qwen3_vl() -> tuple[Any, Any]:
@@ -336,7 +424,10 @@ def siglip2() -> tuple[Any, Any]:
 
 Family = Callable[[], tuple[Any, Any]]
 LMMS: dict[str, Family] = {
+    "llava": llava,
+    "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,

@@ -1,7 +1,7 @@
 """Any image-and-text model of transformers as a `SemanticEncoder`.
 
-What `AutoModelForImageTextToText` loads and what has a chat template: LLaVA-OneVision,
-Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, Gemma 3 and their like. The prompt is the
+What `AutoModelForImageTextToText` loads and what has a chat template: LLaVA, Qwen-VL, InternVL,
+SmolVLM, Gemma 3 and their like. The prompt is the
 model's own template with one user turn, the question and then the image, as in the paper;
 templates that put images first do so here too.
 
