@@ -149,6 +149,18 @@ def test_images_are_seen_once_for_all_questions(
     assert len(calls) == len(OFFICIAL)
 
 
+def test_a_family_without_a_part_below_its_head_gives_the_same_vectors(
+    qwen: Path, images: list[RGB], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = open_encoder(qwen, device="cpu", dtype="fp32").encode(images, OFFICIAL)
+    whole: Any = open_encoder(qwen, device="cpu", dtype="fp32")
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.Qwen2_5_VLForConditionalGeneration, "base_model_prefix", "none")
+        found = whole.encode(images, OFFICIAL)
+    assert whole._loaded._base is not whole._loaded._base.model, "the head is on"
+    torch.testing.assert_close(found, plain, rtol=0, atol=2e-6)  # rounding of float32
+
+
 def test_vectors_of_real_images_come_through_the_command_line(
     checkpoint: Path, agiqa_3k: Path, tmp_path: Path
 ) -> None:

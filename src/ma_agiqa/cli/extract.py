@@ -114,7 +114,6 @@ def extract(
     if prompts is not None:
         prompts = _part(prompts, part)
 
-    from ma_agiqa.experts.questions import OFFICIAL, quote_prompts, read_questions, require_prompts
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
     from ma_agiqa.lmm.encoders import open_encoder
@@ -123,12 +122,8 @@ def extract(
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
-    asked = OFFICIAL if questions is None else read_questions(questions)
-    if prompt is not None:
-        if not quote_prompts(asked):
-            raise UsageError("no question quotes {prompt}: leave out --prompt")
-        prompts = [prompt] * len(paths)
-    require_prompts(asked, prompts)
+    prompts = prompts if prompt is None else [prompt] * len(paths)
+    asked = _questions(questions, prompts, is_given=prompt is not None)
     encoder = None
     if lmm is not None:
         encoder = open_encoder(
@@ -160,6 +155,19 @@ def extract(
                 on_image=advance,
             )
     raise typer.Exit(_report(done, time.perf_counter() - started, quiet=quiet))
+
+
+def _questions(
+    file: Path | None, prompts: list[str] | None, *, is_given: bool
+) -> tuple[Question, ...]:
+    """Return what to ask; `--prompt` must be given exactly where it is of use."""
+    from ma_agiqa.experts.questions import OFFICIAL, quote_prompts, read_questions, require_prompts
+
+    asked = OFFICIAL if file is None else read_questions(file)
+    if is_given and not quote_prompts(asked):
+        raise UsageError("no question quotes {prompt}: leave out --prompt")
+    require_prompts(asked, prompts)
+    return asked
 
 
 def _report(done: Extraction, seconds: float, *, quiet: bool) -> int:

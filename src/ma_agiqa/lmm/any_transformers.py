@@ -83,8 +83,10 @@ class TransformersEncoder:
         self.width = width_of(config)
         self._processor, self._layer, self._pool = processor, layer, pool
         self._is_last = layer == layers_of(config)
-        # The model without its language head, so that no logits are computed.
+        # The model without its language head, so that no logits are computed; where a family
+        # has no such part, the whole model with logits of one position.
         self._base: Any = getattr(model, "base_model", model)
+        self._whole = self._base is model
         self._device = next(model.parameters()).device
         self._dtype = DTYPES_BY_TEXT[parts["dtype"]]
         token = image_token_of(config)
@@ -133,14 +135,17 @@ class TransformersEncoder:
 
     def _means(self, batch: Inputs, seen: Mapping[str, Any]) -> Tensor:
         inputs = {n: t for n, t in batch.items() if self._takes_more or n in self._accepted}
+        needs_all = self._whole or not self._is_last
+        head = {"logits_to_keep": 1} if "logits_to_keep" in self._accepted else {}
         outputs = self._base(
             **inputs,
             **seen,
-            output_hidden_states=not self._is_last,
+            **head,
+            output_hidden_states=needs_all,
             use_cache=False,
             return_dict=True,
         )
-        states = outputs.last_hidden_state if self._is_last else outputs.hidden_states[self._layer]
+        states = outputs.hidden_states[self._layer] if needs_all else outputs.last_hidden_state
         if states.shape[-1] != self.width:
             raise ModelError(f"its states are {states.shape[-1]} wide, expected {self.width}")
         chosen = positions(
@@ -171,8 +176,8 @@ class TransformersEncoder:
 
     def _check_question(self, question: Question) -> None:
         marks = {*self._processor.tokenizer.all_special_tokens}
-        marks |= {str(getattr(self._processor, "image_token", None) or "")} - {""}
-        found = sorted(mark for mark in marks if mark in question.text)
+        marks.add(str(getattr(self._processor, "image_token", "")))
+        found = sorted(mark for mark in marks if mark and mark in question.text)
         if found:
             raise UsageError(
                 f"question {question.name!r} contains {', '.join(found)}, a mark of this model",
