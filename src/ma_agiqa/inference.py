@@ -120,16 +120,17 @@ class Scorer:
         self._quantiles = _score_quantiles(config)
         self._forward_lock = threading.Lock()
 
-    def __call__(self, image: Any, *, explain: bool = False) -> Score:
+    def __call__(self, image: Any, *, explain: bool = False, prompt: str | None = None) -> Score:
         """Score one image: a path, bytes, PIL image, array or tensor.
 
         Args:
             explain: also return why: what the experts and the places of the image add.
+            prompt: the words that generated it, for a model whose questions quote them.
 
         Raises:
             ImageError: the image cannot be read or judged.
         """
-        prepared = self._prepare(image, images.read_image, hash_source)
+        prepared = self._prepare(image, images.read_image, hash_source, lambda _: prompt)
         item = Pending(images.label(image, 0), **prepared._asdict())
         self._score_batch([item], explain=explain)
         score = self._result(item)
@@ -144,6 +145,7 @@ class Scorer:
         explain: bool = False,
         read: Callable[[Any], RGB] = images.read_image,
         content: Callable[[Any], str | None] = hash_source,
+        prompt: Callable[[Any], str | None] = lambda _: None,
     ) -> Iterator[Score]:
         """Score many images, lazily and in input order; bad ones become rows with an error.
 
@@ -155,6 +157,8 @@ class Scorer:
             read: turns one source into RGB and raises ImageError; runs in worker threads.
             content: after that, gives the hash of the source's file, by which stored
                 features are found; None for an image without a file.
+            prompt: gives the words that generated an image, where the model's questions
+                quote them.
 
         Raises:
             UsageError: `sources` is a single image.
@@ -165,7 +169,9 @@ class Scorer:
                 remedy="call scorer(image), or pass a list",
             )
         return self._stream(
-            sources, explain=explain, prepare=lambda one: self._prepare(one, read, content)
+            sources,
+            explain=explain,
+            prepare=lambda one: self._prepare(one, read, content, prompt),
         )
 
     def _stream(
@@ -188,14 +194,19 @@ class Scorer:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _prepare(
-        self, source: Any, read: Callable[[Any], RGB], content: Callable[[Any], str | None]
+        self,
+        source: Any,
+        read: Callable[[Any], RGB],
+        content: Callable[[Any], str | None],
+        prompt: Callable[[Any], str | None],
     ) -> Prepared:
         rgb = read(source)
         tensor = transforms.prepare(rgb, self.config.preprocess)
         if self.semantics is None:
             return Prepared(tensor)
         sha256 = content(source) if self.semantics.needs_hash else None
-        return Prepared(tensor, self.semantics.prepare(rgb, sha256))
+        words = prompt(source) if self.semantics.quotes_prompts else None
+        return Prepared(tensor, self.semantics.prepare(rgb, sha256, words))
 
     def _score_batch(self, batch: list[Pending], *, explain: bool) -> None:
         """Run the network on prepared images of one size.

@@ -13,6 +13,7 @@ from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
+    from ma_agiqa.experts.questions import Question
     from ma_agiqa.experts.semantic import SemanticEncoder
     from ma_agiqa.features.extract import Extraction
     from ma_agiqa.features.store import FeatureStore
@@ -29,11 +30,32 @@ Data = Annotated[
 DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
 Lmm = Annotated[
     str | None,
-    typer.Option("--lmm", help="mplug-owl2, a checkpoint directory or a Hub id."),
+    typer.Option(
+        "--lmm",
+        help="mplug-owl2, or the directory or Hub id of any image-and-text model that "
+        "transformers loads, of CLIP or of SigLIP.",
+    ),
+]
+Layer = Annotated[
+    int,
+    typer.Option(
+        "--layer", help="Of the LMM: -1 the last after its norm, 0 the embeddings; -2, -3, ..."
+    ),
+]
+Pool = Annotated[
+    str, typer.Option("--pool", help="Positions that are averaged: all, image, text or last.")
+]
+LoadIn = Annotated[
+    int | None,
+    typer.Option("--load-in", metavar="8|4", help="Bits of the LMM's weights, on a CUDA device."),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the LMM: fp16 as published, bf16 or fp32.")]
 Questions = Annotated[
-    Path | None, typer.Option(help='TOML or JSON file of name = "text"; else the official two.')
+    Path | None,
+    typer.Option(
+        help='TOML or JSON file of name = "text"; else the official two. {prompt} in a text '
+        "stands for the words that generated the image."
+    ),
 ]
 BatchSize = Annotated[
     str, typer.Option(help="Images per pass, or auto: doubled while that is faster.")
@@ -61,6 +83,10 @@ def extract(
     root: DataRoot = None,
     lmm: Lmm = None,
     dtype: Dtype = "fp16",
+    layer: Layer = -1,
+    pool: Pool = "all",
+    load_in: LoadIn = None,
+    revision: options.Revision = None,
     questions: Questions = None,
     device: options.Device = "auto",
     batch_size: BatchSize = "auto",
@@ -70,6 +96,8 @@ def extract(
     import_official: ImportOfficial = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
+    prompt_column: options.PromptColumn = None,
+    prompt: options.Prompt = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Ask an LMM about images and store its vectors, once per image.
@@ -80,7 +108,11 @@ def extract(
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
     size = _batch_size(batch_size)
-    paths = _part(_paths(words, data, root, image_column, score_column), part)
+    columns = (image_column, score_column, prompt_column)
+    paths, prompts = _paths(words, data, root, columns)
+    paths = _part(paths, part)
+    if prompts is not None:
+        prompts = _part(prompts, part)
 
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
@@ -90,8 +122,20 @@ def extract(
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
-    encoder = None if lmm is None else open_encoder(lmm, device=device, dtype=dtype)
-    opened = _open(store, encoder, questions)
+    prompts = prompts if prompt is None else [prompt] * len(paths)
+    asked = _questions(questions, prompts, is_given=prompt is not None)
+    encoder = None
+    if lmm is not None:
+        encoder = open_encoder(
+            lmm,
+            device=device,
+            dtype=dtype,
+            layer=layer,
+            pool=pool,
+            load_in=load_in,
+            revision=revision,
+        )
+    opened = _open(store, encoder, asked)
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)
     started = time.perf_counter()
@@ -104,48 +148,72 @@ def extract(
                 encoder,
                 paths,
                 opened,
+                prompts=prompts,
                 batch_size=size,
                 shard_size=shard_size,
                 workers=workers,
                 on_image=advance,
             )
+    raise typer.Exit(_report(done, time.perf_counter() - started, quiet=quiet))
+
+
+def _questions(
+    file: Path | None, prompts: list[str] | None, *, is_given: bool
+) -> tuple[Question, ...]:
+    """Return what to ask; `--prompt` must be given exactly where it is of use."""
+    from ma_agiqa.experts.questions import OFFICIAL, quote_prompts, read_questions, require_prompts
+
+    asked = OFFICIAL if file is None else read_questions(file)
+    if is_given and not quote_prompts(asked):
+        raise UsageError("no question quotes {prompt}: leave out --prompt")
+    require_prompts(asked, prompts)
+    return asked
+
+
+def _report(done: Extraction, seconds: float, *, quiet: bool) -> int:
+    """Print failures and summary; return the exit status."""
     for failure in done.failures:
         typer.echo(tables.json_line({"path": failure.path, "error": failure.reason}), nl=False)
     if not quiet:
-        typer.echo(_summary(done, time.perf_counter() - started), err=True)
-    raise typer.Exit(exits.SOME_FAILED if done.failures else exits.OK)
+        typer.echo(_summary(done, seconds), err=True)
+    return exits.SOME_FAILED if done.failures else exits.OK
 
 
-def _open(store: Path, encoder: SemanticEncoder | None, questions: Path | None) -> FeatureStore:
+def _open(
+    store: Path, encoder: SemanticEncoder | None, questions: tuple[Question, ...]
+) -> FeatureStore:
     """Open or make the store of an encoder; without one, of official files."""
-    from ma_agiqa.experts.questions import OFFICIAL, read_questions
     from ma_agiqa.features.header import Header
     from ma_agiqa.features.official import PARTS, WIDTH
     from ma_agiqa.features.store import FeatureStore
 
-    asked = OFFICIAL if questions is None else read_questions(questions)
     parts = PARTS if encoder is None else encoder.parts
     width = WIDTH if encoder is None else encoder.width
-    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=asked))
+    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=questions))
 
 
 def _paths(
-    words: list[str] | None, data: str | None, root: Path | None, image: str, score: str
-) -> list[str]:
-    """Return the images that either INPUT or --data stands for."""
+    words: list[str] | None,
+    data: str | None,
+    root: Path | None,
+    columns: tuple[str, str, str | None],
+) -> tuple[list[str], list[str] | None]:
+    """Return the images that either INPUT or --data stands for, and the words behind each."""
     if (data is None) == (not words):
         raise UsageError("give either images or --data", remedy="--data NAME --root DIR")
     if data is None:
         if root is not None:
             raise UsageError("--root belongs to --data")
-        return [item.path for item in inputs.expand(words or [])]
+        return [item.path for item in inputs.expand(words or [])], None
     if root is None:
         raise UsageError("--data needs --root, the folder the data set lies in")
 
     from ma_agiqa.data import registry
+    from ma_agiqa.data.splits import PROMPT
 
-    columns = registry.TableColumns(image=image, score=score)
-    return [str(path) for path in registry.load(data, root, columns).path]
+    samples = registry.load(data, root, registry.TableColumns(*columns))
+    prompts = samples.groups.get(PROMPT)
+    return [str(path) for path in samples.path], None if prompts is None else list(prompts)
 
 
 def _part(paths: list[str], part: str) -> list[str]:

@@ -37,6 +37,12 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Of the LMM: fp16, bf16 or fp32; else as in the training."),
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help="Words that generated the images, for questions that quote {prompt}."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 
 Data = Annotated[

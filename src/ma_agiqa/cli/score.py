@@ -69,6 +69,7 @@ def score(
     store: options.Store = None,
     lmm: options.Lmm = None,
     dtype: options.Dtype = None,
+    prompt: options.Prompt = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -107,16 +108,18 @@ def score(
         lmm=lmm,
         dtype=dtype,
     )
+    _check_prompt(scorer, prompt)
     fingerprint = ""
     if to is not None:
         fingerprint = checkpoints.fingerprint(presets.find(model, revision=revision))
         if scorer.semantics is not None:
             fingerprint += f"+{scorer.semantics.fingerprint}"
+            fingerprint += "" if prompt is None else f"+{prompt}"
     printer = output.make_printer(style, to_file=to is not None)
     results = Results(printer, to=to, model=fingerprint, top=top, fail_under=fail_under)
     total = partial(_count, words, column, root)
     with results, progress(total, title="scoring", quiet=quiet) as advance:
-        for item, row, reused in _rows(items, scorer, results.journal):
+        for item, row, reused in _rows(items, scorer, results.journal, prompt):
             results.add(row, sha256=item.sha256, reused=reused)
             advance()
     if not quiet:
@@ -124,8 +127,20 @@ def score(
     raise typer.Exit(exits.INTERRUPTED if results.interrupted else results.status())
 
 
+def _check_prompt(scorer: Scorer, prompt: str | None) -> None:
+    """Raise UsageError unless the prompt is given exactly where a question quotes it."""
+    quoted = scorer.semantics is not None and scorer.semantics.quotes_prompts
+    if quoted and prompt is None:
+        raise UsageError(
+            f"a question of {scorer.name} quotes the words that generated an image",
+            remedy="--prompt TEXT; for images of different words score a data set: evaluate",
+        )
+    if prompt is not None and not quoted:
+        raise UsageError(f"no question of {scorer.name} quotes a prompt: leave out --prompt")
+
+
 def _rows(
-    items: Iterator[Input], scorer: Scorer, journal: Journal | None
+    items: Iterator[Input], scorer: Scorer, journal: Journal | None, prompt: str | None
 ) -> Iterator[tuple[Input, Row, bool]]:
     """Yield each input with its row, and whether that is one an earlier run kept."""
     looked_up = ((item, _kept(item, journal)) for item in items)
@@ -133,7 +148,7 @@ def _rows(
         if reused:
             yield from ((item, row, True) for item, row in run if row is not None)
         else:
-            yield from _scored((item for item, _ in run), scorer)
+            yield from _scored((item for item, _ in run), scorer, prompt)
 
 
 def _kept(item: Input, journal: Journal | None) -> Row | None:
@@ -146,7 +161,9 @@ def _kept(item: Input, journal: Journal | None) -> Row | None:
     return journal.reusable(item.path, item.sha256)
 
 
-def _scored(items: Iterator[Input], scorer: Scorer) -> Iterator[tuple[Input, Row, bool]]:
+def _scored(
+    items: Iterator[Input], scorer: Scorer, prompt: str | None
+) -> Iterator[tuple[Input, Row, bool]]:
     waiting: deque[Input] = deque()
 
     def noted() -> Iterator[Input]:
@@ -154,7 +171,9 @@ def _scored(items: Iterator[Input], scorer: Scorer) -> Iterator[tuple[Input, Row
             waiting.append(item)
             yield item
 
-    for result in scorer.score(noted(), read=Input.read, content=lambda item: item.sha256):
+    for result in scorer.score(
+        noted(), read=Input.read, content=lambda item: item.sha256, prompt=lambda _: prompt
+    ):
         item = waiting.popleft()
         yield item, {**result.to_row(), "path": item.path}, False
 

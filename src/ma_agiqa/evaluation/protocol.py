@@ -75,7 +75,8 @@ def _target(scorer: Scorer, samples: Samples) -> str:
 
 
 def _predict(scorer: Scorer, samples: Samples) -> np.ndarray:
-    scores = list(scorer.score(samples.path))
+    words = dict(zip(samples.path, samples.groups.get(splits.PROMPT, ()), strict=False))
+    scores = list(scorer.score(samples.path, prompt=words.get))
     failed = [f"{score.path}: {score.error}" for score in scores if score.error is not None]
     if failed:
         raise DataError(

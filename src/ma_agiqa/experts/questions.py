@@ -3,7 +3,8 @@
 Source: getFeature.py of the official code (texts) and its conversation template without
 system text (prompt). The image goes *after* the question. The order is the official model's:
 meaning first, then coherence.
-Other questions are data: a TOML or JSON file of `name = "text"` pairs.
+Other questions are data: a TOML or JSON file of `name = "text"` pairs. `{prompt}` in a text
+stands for the words that generated the image, so that one can ask how well it shows them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any
 from ma_agiqa.errors import FeatureError, MissingExtraError, UsageError
 
 IMAGE_MARK = "<|image|>"
+BLANK = "{prompt}"
+"""Where the words that generated the image go."""
+
 PROMPT = f"USER: {{question}}\n{IMAGE_MARK} ASSISTANT:"
 _CONTROL_MARKS = (IMAGE_MARK, "<s>", "</s>", "<unk>")
 
@@ -51,6 +55,19 @@ class Question:
     def prompt(self) -> str:
         """The whole prompt, with the image's mark."""
         return PROMPT.replace("{question}", self.text)
+
+    @property
+    def quotes_prompt(self) -> bool:
+        """Whether the text has a place for the words that generated the image."""
+        return BLANK in self.text
+
+    def about(self, prompt: str) -> Question:
+        """Return the question with the words that generated the image in their place.
+
+        Raises:
+            UsageError: the words hold a mark of the prompt's.
+        """
+        return Question(name=self.name, text=self.text.replace(BLANK, prompt))
 
     @property
     def fingerprint(self) -> str:
@@ -90,6 +107,20 @@ def read_questions(path: Path) -> tuple[Question, ...]:
         return tuple(Question(name=name, text=text) for name, text in data.items())
     except UsageError as error:
         raise UsageError(error.reason, path=path, remedy=error.remedy) from error
+
+
+def quote_prompts(questions: Sequence[Question]) -> bool:
+    """Say whether any question asks about the words that generated the image."""
+    return any(question.quotes_prompt for question in questions)
+
+
+def require_prompts(questions: Sequence[Question], prompts: Sequence[str] | None) -> None:
+    """Raise UsageError if a question quotes prompts and there are none."""
+    if prompts is None and quote_prompts(questions):
+        raise UsageError(
+            "a question quotes {prompt}, and the words that generated the images are not given",
+            remedy="--prompt TEXT for all, or --data with a prompt column",
+        )
 
 
 def to_record(questions: Sequence[Question]) -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ma_agiqa.errors import ImageError, UsageError
 from ma_agiqa.experts.questions import Question
 from ma_agiqa.types import RGB
 
@@ -46,6 +47,44 @@ class SemanticEncoder(Protocol):
             ImageError: an image that cannot be used; no vector of the batch is returned.
         """
         ...
+
+
+def encode_with_prompts(
+    encoder: SemanticEncoder,
+    images: Sequence[RGB],
+    questions: Sequence[Question],
+    prompts: Sequence[str | None],
+) -> Tensor:
+    """Return the vectors of images whose questions quote the words that generated each.
+
+    Images of equal words go through together: to them the questions are the same.
+
+    Args:
+        prompts: the words behind each image; None where no question quotes them.
+
+    Raises:
+        ImageError: an image cannot be used, or its words cannot be asked about.
+    """
+    if not len(images):
+        return encoder.encode(images, questions)
+    import torch
+
+    alike: dict[str | None, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        alike.setdefault(prompt, []).append(i)
+    vectors: list[Tensor | None] = [None] * len(images)
+    for prompt, members in alike.items():
+        own = [images[i] for i in members]
+        if prompt is None:
+            found = encoder.encode(own, questions)
+        else:
+            try:
+                found = encoder.encode(own, [question.about(prompt) for question in questions])
+            except UsageError as error:  # these words are one image's, not the user's request
+                raise ImageError(f"its prompt cannot be asked about: {error}") from error
+        for i, vector in zip(members, found, strict=True):
+            vectors[i] = vector
+    return torch.stack([vector for vector in vectors if vector is not None])
 
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:

@@ -21,6 +21,17 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def key_of(sha256: str, prompt: str | None) -> str:
+    """Return what vectors of an image are found by in a store.
+
+    Where questions quote the words that generated the image, one image with other words has
+    other vectors, so the words count too; else the key is the content hash itself.
+    """
+    if prompt is None:
+        return sha256
+    return hashlib.sha256(f"{sha256}\n{prompt}".encode()).hexdigest()
+
+
 def hash_source(source: object) -> str | None:
     """Return the content hash of a path or of a file's bytes; None for an image in memory.
 

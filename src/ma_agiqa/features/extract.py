@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,9 @@ import torch
 
 from ma_agiqa import devices
 from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.experts.semantic import SemanticEncoder
-from ma_agiqa.features.content import content_hash
+from ma_agiqa.experts.questions import require_prompts
+from ma_agiqa.experts.semantic import SemanticEncoder, encode_with_prompts
+from ma_agiqa.features.content import content_hash, key_of
 from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
 from ma_agiqa.images import decode, read_bytes
 from ma_agiqa.lookahead import reason
@@ -85,7 +86,8 @@ class BatchSize:
 @dataclass(frozen=True)
 class _Item:
     path: str
-    sha256: str
+    key: str
+    prompt: str | None
     rgb: RGB | None
 
 
@@ -94,6 +96,7 @@ def extract(
     images: Iterable[str | Path],
     store: FeatureStore,
     *,
+    prompts: Sequence[str] | None = None,
     batch_size: int | None = None,
     shard_size: int = SHARD_SIZE,
     workers: int | None = None,
@@ -102,6 +105,7 @@ def extract(
     """Put the vectors of images into a store; those it has are passed over.
 
     Args:
+        prompts: the words that generated each image, for questions that quote them.
         batch_size: images per pass; found by trying when None, halved when memory is short.
         shard_size: images per shard; a kill loses at most so many.
         workers: threads that read and decode; one per core, at most 8, when None.
@@ -109,17 +113,19 @@ def extract(
 
     Raises:
         FeatureError: the store is of another encoder.
+        UsageError: the store's questions quote prompts and there are none.
         OutputError: a shard could not be written; the shards before it are safe.
     """
     store.header.require_encoder(encoder.parts, source=store.path)
+    paired = _with_prompts(images, prompts, store)
     workers = workers or min(devices.available_cores(), MAX_DEFAULT_WORKERS)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ma-agiqa-decode")
     try:
         with store.writer(shard_size=shard_size) as writer:
             run = _Run(encoder, store, writer, BatchSize(batch_size), on_image)
             ahead: deque[tuple[str, Future[_Item]]] = deque()
-            for path in map(str, images):
-                ahead.append((path, pool.submit(_read, path, store)))
+            for path, prompt in paired:
+                ahead.append((path, pool.submit(_read, path, prompt, store)))
                 if len(ahead) >= run.batch.size + workers:
                     run.take(*ahead.popleft())
             while ahead:
@@ -130,10 +136,22 @@ def extract(
     return run.done
 
 
-def _read(path: str, store: FeatureStore) -> _Item:
+def _with_prompts(
+    images: Iterable[str | Path], prompts: Sequence[str] | None, store: FeatureStore
+) -> Iterator[tuple[str, str | None]]:
+    """Pair images with their words, equal words in a row; None where no question quotes them."""
+    require_prompts(store.header.questions, prompts)
+    if prompts is None or not store.header.quotes_prompts:
+        return ((str(path), None) for path in images)
+    return iter(sorted(zip(map(str, images), prompts, strict=True), key=lambda pair: pair[1]))
+
+
+def _read(path: str, prompt: str | None, store: FeatureStore) -> _Item:
     data = read_bytes(path)
-    sha256 = content_hash(data)
-    return _Item(path, sha256, None if store.has(sha256) else decode(data, name=path))
+    if prompt is not None and not prompt.strip():
+        raise ImageError("the words that generated it are not known, and a question quotes them")
+    key = key_of(content_hash(data), prompt)
+    return _Item(path, key, prompt, None if store.has(key) else decode(data, name=path))
 
 
 class _Run:
@@ -163,11 +181,11 @@ class _Run:
         except MemoryError:
             self._fail(path, "not enough memory to decode the image")
             return
-        if item.rgb is None or item.sha256 in self._claimed or self.store.has(item.sha256):
+        if item.rgb is None or item.key in self._claimed or self.store.has(item.key):
             self.done.present += 1
             self.on_image()
             return
-        self._claimed.add(item.sha256)
+        self._claimed.add(item.key)
         self._waiting.append(item)
         if len(self._waiting) >= self.batch.size:
             self.encode_waiting()
@@ -184,7 +202,9 @@ class _Run:
         started = time.perf_counter()
         try:
             images = [item.rgb for item in items if item.rgb is not None]
-            vectors = self.encoder.encode(images, self.store.header.questions).cpu()
+            prompts = [item.prompt for item in items]
+            questions = self.store.header.questions
+            vectors = encode_with_prompts(self.encoder, images, questions, prompts).cpu()
         except ImageError as error:
             why = reason(error)
         except (MemoryError, RuntimeError) as error:
@@ -201,7 +221,7 @@ class _Run:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(items) == 1:
-            self._claimed.discard(items[0].sha256)
+            self._claimed.discard(items[0].key)
             self._fail(items[0].path, why)
             return
         middle = len(items) // 2
@@ -210,7 +230,7 @@ class _Run:
 
     def _keep(self, item: _Item, vectors: torch.Tensor) -> None:
         try:
-            self.writer.add(item.sha256, vectors)
+            self.writer.add(item.key, vectors)
         except FeatureError as error:
             self._fail(item.path, reason(error))
             return

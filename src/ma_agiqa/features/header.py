@@ -45,6 +45,11 @@ class Header:
         """Of the encoder."""
         return fingerprint_of(self.encoder)
 
+    @property
+    def quotes_prompts(self) -> bool:
+        """Whether vectors also depend on the words that generated each image."""
+        return texts.quote_prompts(self.questions)
+
     def require_encoder(self, expected: Mapping[str, Any], *, source: str | Path) -> None:
         """Raise FeatureError, with the parts that differ, unless this is the encoder expected."""
         if self.fingerprint != fingerprint_of(expected):

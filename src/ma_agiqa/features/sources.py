@@ -20,8 +20,14 @@ from torch import Tensor
 
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import FeatureError, ImageError, UsageError
-from ma_agiqa.experts.questions import Question, from_record
-from ma_agiqa.experts.semantic import SemanticEncoder, difference, fingerprint_of
+from ma_agiqa.experts.questions import Question, from_record, quote_prompts
+from ma_agiqa.experts.semantic import (
+    SemanticEncoder,
+    difference,
+    encode_with_prompts,
+    fingerprint_of,
+)
+from ma_agiqa.features.content import key_of
 from ma_agiqa.features.header import DTYPE
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.types import RGB
@@ -42,8 +48,17 @@ class SemanticSource(Protocol):
         """Whether `prepare` must be told the content hash of the image's file."""
         ...
 
-    def prepare(self, rgb: RGB, sha256: str | None) -> Any:
+    @property
+    def quotes_prompts(self) -> bool:
+        """Whether `prepare` must be told the words that generated the image."""
+        ...
+
+    def prepare(self, rgb: RGB, sha256: str | None, prompt: str | None = None) -> Any:
         """Return what `collect` will want for this image; called in many threads.
+
+        Args:
+            sha256: content hash of the image's file, None if it has none.
+            prompt: the words that generated it, None if not known.
 
         Raises:
             ImageError: there can be no vectors of this image.
@@ -67,21 +82,25 @@ class StoredSemantics:
     def __init__(self, store: FeatureStore, questions: Sequence[Question]) -> None:
         self._store, self._questions = store, questions
         self.fingerprint = store.header.fingerprint
+        self.quotes_prompts = store.header.quotes_prompts
 
-    def prepare(self, rgb: RGB, sha256: str | None) -> Tensor:
+    def prepare(self, rgb: RGB, sha256: str | None, prompt: str | None = None) -> Tensor:
         """Return the vectors of one image, (K, D)."""
+        prompt = _words(prompt) if self.quotes_prompts else None
         if sha256 is None:
             raise ImageError(
                 "stored features belong to files, and this image was given as data",
                 remedy="give its path or its file's bytes, or compute features with an LMM",
             )
-        if not self._store.has(sha256):
+        key = key_of(sha256, prompt)
+        if not self._store.has(key):
+            other = "" if prompt is None else f" with the prompt {prompt!r}"
             raise ImageError(
-                f"no semantic features of this image in {self._store.path}",
+                f"no semantic features of this image{other} in {self._store.path}",
                 remedy="`ma-agiqa extract` adds them",
             )
         try:
-            return self._store.get([sha256], questions=self._questions)[0]
+            return self._store.get([key], questions=self._questions)[0]
         except FeatureError as error:
             raise ImageError(f"no semantic features: {error}") from error
 
@@ -98,15 +117,29 @@ class EncodedSemantics:
     def __init__(self, encoder: SemanticEncoder, questions: Sequence[Question]) -> None:
         self._encoder, self._questions = encoder, questions
         self.fingerprint = encoder.fingerprint
+        self.quotes_prompts = quote_prompts(questions)
 
-    def prepare(self, rgb: RGB, sha256: str | None) -> RGB:
-        """Return the image itself."""
-        return rgb
+    def prepare(
+        self, rgb: RGB, sha256: str | None, prompt: str | None = None
+    ) -> tuple[RGB, str | None]:
+        """Return the image itself, and its words if a question quotes them."""
+        return rgb, _words(prompt) if self.quotes_prompts else None
 
-    def collect(self, prepared: Sequence[RGB]) -> Tensor:
+    def collect(self, prepared: Sequence[tuple[RGB, str | None]]) -> Tensor:
         """Return (B, K, D) float32, each value one that float16 has."""
-        vectors = self._encoder.encode(prepared, self._questions)
+        images, prompts = zip(*prepared, strict=True)
+        vectors = encode_with_prompts(self._encoder, images, self._questions, prompts)
         return vectors.to(ROUNDED).float()
+
+
+def _words(prompt: str | None) -> str:
+    if prompt is None or not prompt.strip():
+        raise ImageError(
+            "a question of this model quotes the words that generated the image, and they are "
+            "not known",
+            remedy="give them with --prompt, or as the prompt column of a data set",
+        )
+    return prompt
 
 
 def open_source(
@@ -147,12 +180,13 @@ def open_source(
         opened.header.columns_of(questions, source=opened.path)
         return StoredSemantics(opened, questions)
 
-    from ma_agiqa.lmm.encoders import dtype_name, open_encoder
+    from ma_agiqa.lmm.encoders import open_encoder, recorded_settings
 
     assert lmm is not None
-    encoder = open_encoder(
-        lmm, device=device, dtype=dtype or dtype_name(config.encoder.get("dtype"))
-    )
+    settings = recorded_settings(config.encoder)
+    if dtype is not None:
+        settings["dtype"] = dtype
+    encoder = open_encoder(lmm, device=device, **settings)
     if config.encoder and encoder.fingerprint != fingerprint_of(config.encoder):
         raise FeatureError(
             f"is encoder {encoder.fingerprint}, {config.name} was trained on vectors of "

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ma_agiqa.data.samples import Samples
-from ma_agiqa.errors import FeatureError, UsageError
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.data.splits import PROMPT
+from ma_agiqa.errors import DataError, FeatureError, UsageError
+from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import some
 from ma_agiqa.training.recipe import Recipe
@@ -54,6 +55,23 @@ def network_arguments(store: FeatureStore | None) -> dict[str, Any]:
     return {"semantics": len(store.header.questions), "semantic_width": store.header.width}
 
 
+def keys_of(store: FeatureStore, samples: Samples) -> list[str]:
+    """Return what the vectors of each image are found by in the store.
+
+    Raises:
+        DataError: the store's questions quote prompts and the data set has none.
+    """
+    hashes = hash_files(samples.path)
+    if not store.header.quotes_prompts:
+        return hashes
+    if PROMPT not in samples.groups:
+        raise DataError(
+            f"{samples.dataset} has no prompts, and the questions of {store.path} quote them",
+            remedy="--prompt-column NAME",
+        )
+    return [key_of(sha, words) for sha, words in zip(hashes, samples.groups[PROMPT], strict=True)]
+
+
 def vectors_of(store: FeatureStore | None, samples: Samples) -> Tensor | None:
     """Return the vectors of all images, (n, K, D) float16; None without a store.
 
@@ -62,7 +80,7 @@ def vectors_of(store: FeatureStore | None, samples: Samples) -> Tensor | None:
     """
     if store is None:
         return None
-    hashes = hash_files(samples.path)
+    hashes = keys_of(store, samples)
     absent = set(store.missing(hashes))
     if absent:
         names = [n for n, sha in zip(samples.name, hashes, strict=True) if sha in absent]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ma_agiqa.errors import ModelError
+from ma_agiqa.lmm.published import fetch
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
 SAFETENSORS_INDEX, SAFETENSORS = "model.safetensors.index.json", "model.safetensors"
@@ -173,23 +173,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _download(source: str, revision: str | None) -> Path:
     """Fetch a checkpoint from the Hub: small files first, then one format of the weights."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        raise ModelError("no such directory, and not the name of a Hub repository", path=source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        small = ["*.json", TOKENIZER]
-        directory = Path(snapshot_download(source, revision=revision, allow_patterns=small))
-        pickles = (directory / PICKLE_INDEX).is_file()
-        pickles = pickles and not (directory / SAFETENSORS_INDEX).is_file()
-        weights = "pytorch_model*.bin" if pickles else "model*.safetensors"
-        snapshot_download(source, revision=revision, allow_patterns=[weights])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"cannot be fetched from the Hub: {reason}",
-            path=source,
-            remedy="check the name and the network, or give a local directory",
-        ) from error
-    return directory
+    directory = fetch(source, ["*.json", TOKENIZER], revision=revision)
+    pickles = (directory / PICKLE_INDEX).is_file()
+    pickles = pickles and not (directory / SAFETENSORS_INDEX).is_file()
+    weights = "pytorch_model*.bin" if pickles else "model*.safetensors"
+    return fetch(source, [weights], revision=revision)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ma_agiqa import devices
-from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import PROMPT, Question
 from ma_agiqa.experts.semantic import DeferredEncoder, fingerprint_of
+from ma_agiqa.lmm.dtypes import DTYPES, check_dtype
 from ma_agiqa.lmm.mplug_owl2 import pixels
 from ma_agiqa.lmm.mplug_owl2.checkpoint import CONFIG, fingerprint, open_checkpoint
 from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.loading import DTYPES, RELEASED, load_checkpoint
+from ma_agiqa.lmm.mplug_owl2.loading import RELEASED, load_checkpoint
 from ma_agiqa.lmm.mplug_owl2.model import MPLUGOwl2, Schedule
 from ma_agiqa.lmm.mplug_owl2.tokenizer import Tokenizer
 from ma_agiqa.types import RGB
@@ -35,6 +35,7 @@ class MPLUGOwl2Encoder:
 
     Args:
         weights: fingerprint of the weights, part of the encoder's own.
+        load_in: bits of the language model's weights, where they are quantised.
         schedule: "cached" or "official"; both give the same vectors.
     """
 
@@ -44,11 +45,12 @@ class MPLUGOwl2Encoder:
         model: MPLUGOwl2,
         tokenizer: Tokenizer,
         weights: str,
+        load_in: int | None = None,
         schedule: Schedule = "cached",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.weights = weights
+        self.weights, self.load_in = weights, load_in
         self.schedule: Schedule = schedule
 
     @classmethod
@@ -58,6 +60,7 @@ class MPLUGOwl2Encoder:
         *,
         device: str | torch.device = "cpu",
         dtype: str = "fp16",
+        load_in: int | None = None,
         revision: str | None = None,
     ) -> MPLUGOwl2Encoder:
         """Load a checkpoint from a directory or the Hub; see `loading.load`."""
@@ -65,8 +68,10 @@ class MPLUGOwl2Encoder:
         config = parse_config(checkpoint.config, source=str(checkpoint.directory / CONFIG))
         # The tokenizer first: its errors should not wait for 16 GB of weights.
         tokenizer = Tokenizer(path=checkpoint.tokenizer, vocab_size=config.language.vocab_size)
-        model = load_checkpoint(checkpoint, device=device, dtype=dtype)
-        return cls(model=model, tokenizer=tokenizer, weights=fingerprint(checkpoint))
+        model = load_checkpoint(checkpoint, device=device, dtype=dtype, load_in=load_in)
+        return cls(
+            model=model, tokenizer=tokenizer, weights=fingerprint(checkpoint), load_in=load_in
+        )
 
     @property
     def width(self) -> int:
@@ -77,7 +82,9 @@ class MPLUGOwl2Encoder:
     def parts(self) -> dict[str, Any]:
         """The weights, the dtype, the preprocessing and the prompt."""
         dtype = self.model.lm_head.weight.dtype
-        return encoder_parts(weights=self.weights, dtype=dtype, side=self._side)
+        return encoder_parts(
+            weights=self.weights, dtype=dtype, side=self._side, load_in=self.load_in
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -105,15 +112,19 @@ class MPLUGOwl2Encoder:
         return self.model.config.vision.image_size
 
 
-def encoder_parts(*, weights: str, dtype: torch.dtype, side: int) -> dict[str, Any]:
+def encoder_parts(
+    *, weights: str, dtype: torch.dtype, side: int, load_in: int | None = None
+) -> dict[str, Any]:
     """Return what vectors depend on besides image and question, as JSON data."""
-    return {
+    parts = {
         "encoder": "mplug_owl2, mean over all positions",
         "weights": weights,
         "dtype": str(dtype),
         "preprocessing": [list(pixels.MEAN), list(pixels.STD), list(pixels.PADDING), side],
         "prompt": PROMPT,
     }
+    # Named only where it is the case: stores from before keep their fingerprint.
+    return parts if load_in is None else {**parts, "load_in": load_in}
 
 
 def deferred(
@@ -121,6 +132,7 @@ def deferred(
     *,
     device: str | torch.device = "cpu",
     dtype: str = "fp16",
+    load_in: int | None = None,
     revision: str | None = None,
 ) -> DeferredEncoder:
     """Describe a checkpoint from its files in seconds; weights are read at the first image.
@@ -129,18 +141,20 @@ def deferred(
         ModelError: a file is missing, damaged or of another model.
         UsageError: an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     checkpoint = open_checkpoint(source, revision=revision)
     config = parse_config(checkpoint.config, source=str(checkpoint.directory / CONFIG))
     parts = encoder_parts(
-        weights=fingerprint(checkpoint), dtype=DTYPES[dtype], side=config.vision.image_size
+        weights=fingerprint(checkpoint),
+        dtype=DTYPES[dtype],
+        side=config.vision.image_size,
+        load_in=load_in,
     )
     return DeferredEncoder(
         parts=parts,
         width=config.language.hidden_size,
         load=lambda: MPLUGOwl2Encoder.load(
-            checkpoint.directory, device=device, dtype=dtype, revision=None
+            checkpoint.directory, device=device, dtype=dtype, load_in=load_in
         ),
     )
 

@@ -1,6 +1,7 @@
 """A published checkpoint into a model, or into safetensors, one shard at a time.
 
-The peak memory is the model plus one shard. Not here: 8- and 4-bit weights.
+The peak memory is the model plus one shard. With 8- or 4-bit weights the model is put
+together in main memory and goes to the device layer by layer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ma_agiqa.errors import OutputError, UsageError
+from ma_agiqa.errors import OutputError
+from ma_agiqa.lmm import quantisation
+from ma_agiqa.lmm.dtypes import DTYPES, check_dtype
 from ma_agiqa.lmm.mplug_owl2.checkpoint import (
     CONFIG,
     COPY,
@@ -30,7 +33,6 @@ from ma_agiqa.lmm.mplug_owl2.model import MPLUGOwl2
 from ma_agiqa.lmm.mplug_owl2.weights import check_names, empty_model, take_over
 
 RELEASED = "MAGAer13/mplug-owl2-llama2-7b"
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def load(
@@ -53,13 +55,23 @@ def load(
     return load_checkpoint(open_checkpoint(source, revision=revision), device=device, dtype=dtype)
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, device: str | torch.device, dtype: str) -> MPLUGOwl2:
-    """Load an opened checkpoint; see `load`."""
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+def load_checkpoint(
+    checkpoint: Checkpoint, *, device: str | torch.device, dtype: str, load_in: int | None = None
+) -> MPLUGOwl2:
+    """Load an opened checkpoint; see `load`.
+
+    Args:
+        load_in: 8 or 4 for quantised weights in the language model's layers.
+    """
+    check_dtype(dtype)
     model = _described(checkpoint)
+    place = device if load_in is None else "cpu"
     for path in checkpoint.shards:
-        _take_over_shard(checkpoint, path, model, device=device, dtype=DTYPES[dtype])
+        _take_over_shard(checkpoint, path, model, device=place, dtype=DTYPES[dtype])
+    if load_in is not None:
+        model = model.to(dtype=DTYPES[dtype])  # quantised weights have a dtype of their own
+        quantisation.replace_linears(model.model.layers, bits=load_in, dtype=DTYPES[dtype])
+        return model.to(device=device)
     return model.to(device=device, dtype=DTYPES[dtype])
 
 
