@@ -86,7 +86,7 @@ def test_a_directory_of_another_network_is_refused(tmp_path: Path) -> None:
         scale=Scale(0.0, 5.0),
     )
     checkpoints.save(tmp_path / "small", checkpoints.build(config), config, card="")
-    with pytest.raises(ModelError, match="holds a CompactExpert, expected MAAGIQA"):
+    with pytest.raises(ModelError, match="holds a ConvolutionalExpert, expected MAAGIQA"):
         MAAGIQA.from_pretrained(tmp_path / "small")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ma_agiqa import checkpoints, devices
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import DataError, ImageError, ModelError, UsageError
-from ma_agiqa.experts.compact import LocalQuality
+from ma_agiqa.experts.convolutional import LocalQuality
 from ma_agiqa.inference import Scorer, load
 from ma_agiqa.types import Scale
 

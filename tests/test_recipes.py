@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ma_agiqa.errors import ModelError, UsageError
-from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.experts.convolutional import ConvolutionalExpert
 from ma_agiqa.training.augment import paper_view, views
 from ma_agiqa.training.losses import ranking_loss, score_loss
 from ma_agiqa.training.optimisation import build_optimiser, learning_rate
@@ -43,7 +43,7 @@ def test_one_cycle_warms_up_and_ends_at_zero() -> None:
 
 
 def test_adam_decays_everything_and_adamw_only_matrices_and_kernels() -> None:
-    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1))
+    model = ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1))
     total = sum(p.numel() for p in model.parameters())
     adam = build_optimiser(model, (), RECIPES["paper"])
     assert isinstance(adam, torch.optim.Adam)
@@ -75,7 +75,7 @@ def test_layer_decay_lowers_the_rate_towards_the_input() -> None:
 
 
 def test_a_network_without_a_backbone_cannot_freeze_or_fill_one() -> None:
-    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1))
+    model = ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1))
     with pytest.raises(UsageError, match="no backbone"):
         build_optimiser(model, (), Recipe(freeze="backbone"))
     with pytest.raises(UsageError, match="no vision transformer"):

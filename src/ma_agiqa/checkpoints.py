@@ -32,6 +32,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 ARCHITECTURES: dict[str, str] = {
     "compact": "ma_agiqa.experts.compact:CompactExpert",
+    "convolutional": "ma_agiqa.experts.convolutional:ConvolutionalExpert",
     "ma-agiqa": "ma_agiqa.model:MAAGIQA",
 }
 """Architecture name in `config.json` -> module and class; the class takes `config.network`."""

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from ma_agiqa.config import ModelConfig
-from ma_agiqa.experts.compact import LocalQuality
+from ma_agiqa.experts.compact import CompactQuality
+from ma_agiqa.experts.convolutional import LocalQuality
 
 
 def explanations(output: Any, config: ModelConfig) -> list[dict[str, Any]]:
@@ -27,7 +28,9 @@ def explanations(output: Any, config: ModelConfig) -> list[dict[str, Any]]:
         config: names the experts of a paper network by its questions.
     """
     if isinstance(output, LocalQuality):
-        return _of_local_quality(output)
+        return _of_local_quality(output.score, output.quality_map, output.weight_map)
+    if isinstance(output, CompactQuality):
+        return _of_local_quality(output.score, *output.local())
     from ma_agiqa.model import Assessment  # brings the Hub library, which `compact` never needs
 
     if isinstance(output, Assessment):
@@ -35,8 +38,10 @@ def explanations(output: Any, config: ModelConfig) -> list[dict[str, Any]]:
     return [{} for _ in range(len(output.score))]
 
 
-def _of_local_quality(output: LocalQuality) -> list[dict[str, Any]]:
-    quality, weight = _arrays(output.quality_map), _arrays(output.weight_map)
+def _of_local_quality(
+    score_B: Tensor, quality_map: Tensor, weight_map: Tensor
+) -> list[dict[str, Any]]:
+    quality, weight = _arrays(quality_map), _arrays(weight_map)
     return [
         {
             "contributions": {"visual": float(score)},
@@ -44,7 +49,7 @@ def _of_local_quality(output: LocalQuality) -> list[dict[str, Any]]:
             "quality_map": q.copy(),
             "weight_map": w.copy(),
         }
-        for score, q, w in zip(output.score.tolist(), quality, weight, strict=True)
+        for score, q, w in zip(score_B.tolist(), quality, weight, strict=True)
     ]
 
 

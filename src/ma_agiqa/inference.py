@@ -27,7 +27,7 @@ from torch import nn
 from ma_agiqa import checkpoints, devices, images, presets, transforms
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
-from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.experts.convolutional import ConvolutionalExpert
 from ma_agiqa.explain import explanations
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.sources import SemanticSource, open_source
@@ -282,7 +282,7 @@ class Scorer:
 
 def _ready_to_score(network: nn.Module) -> nn.Module:
     """Bring a loaded network into its fastest form; scores stay the same up to rounding."""
-    if isinstance(network, CompactExpert):
+    if isinstance(network, ConvolutionalExpert):
         network.fold()
     # Convolutions of this memory layout run about a fifth faster on a CPU.
     return network.to(memory_format=torch.channels_last)

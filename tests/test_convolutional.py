@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from ma_agiqa.errors import ImageError
-from ma_agiqa.experts.compact import STRIDE, CompactExpert, two_views
+from ma_agiqa.experts.convolutional import STRIDE, ConvolutionalExpert, two_views
 
 
 @pytest.fixture(scope="module")
-def expert() -> CompactExpert:
+def expert() -> ConvolutionalExpert:
     torch.manual_seed(0)
-    return CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1)).eval()
+    return ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1)).eval()
 
 
-def test_score_is_the_weighted_mean_of_the_map(expert: CompactExpert) -> None:
+def test_score_is_the_weighted_mean_of_the_map(expert: ConvolutionalExpert) -> None:
     output = expert(torch.rand(3, 3, 64, 96))
     # Float32 sums over 24 places: rounding stays far below 1e-5 on a scale of 5.
     torch.testing.assert_close(
@@ -27,8 +27,10 @@ def test_score_is_the_weighted_mean_of_the_map(expert: CompactExpert) -> None:
 
 def test_local_scores_are_on_the_scale_asked_for() -> None:
     torch.manual_seed(0)
-    small = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1), low=0.0, high=5.0).eval()
-    large = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1), low=100.0, high=200.0).eval()
+    small = ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 1), low=0.0, high=5.0).eval()
+    large = ConvolutionalExpert(
+        widths=(4, 8, 8, 12), depths=(1, 1, 1), low=100.0, high=200.0
+    ).eval()
     large.load_state_dict(small.state_dict())
     images = torch.rand(2, 3, 48, 48)
     # The same weights on a scale twenty times as wide; float32 around 150.
@@ -37,27 +39,29 @@ def test_local_scores_are_on_the_scale_asked_for() -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (64, 48), (100, 31)])
-def test_any_size_gives_one_place_per_stride(expert: CompactExpert, size: tuple[int, int]) -> None:
+def test_any_size_gives_one_place_per_stride(
+    expert: ConvolutionalExpert, size: tuple[int, int]
+) -> None:
     rows, columns = (-(-side // STRIDE) for side in size)
     assert expert(torch.rand(1, 3, *size)).quality_map.shape == (1, rows, columns)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 15, 64)])
 def test_other_shapes_are_refused_with_what_was_found(
-    expert: CompactExpert, shape: tuple[int, ...]
+    expert: ConvolutionalExpert, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ImageError, match=str(shape[-2])):
         expert(torch.rand(*shape))
 
 
-def test_an_image_scores_the_same_in_any_batch(expert: CompactExpert) -> None:
+def test_an_image_scores_the_same_in_any_batch(expert: ConvolutionalExpert) -> None:
     images = torch.rand(5, 3, 64, 64)
     alone = torch.cat([expert(image[None]).score for image in images])
     # The contract is 1e-4; equal kernels on other batch sizes differ by rounding only.
     torch.testing.assert_close(expert(images).score, alone, rtol=0, atol=1e-5)
 
 
-def test_the_score_is_differentiable_in_the_image(expert: CompactExpert) -> None:
+def test_the_score_is_differentiable_in_the_image(expert: ConvolutionalExpert) -> None:
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
     expert(images).score.sum().backward()
     assert images.grad is not None
@@ -70,7 +74,7 @@ def test_the_score_is_differentiable_in_the_image(expert: CompactExpert) -> None
 
 
 def test_every_parameter_earns_a_gradient() -> None:
-    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
+    model = ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
     model(torch.rand(4, 3, 64, 64)).score.square().sum().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -78,7 +82,7 @@ def test_every_parameter_earns_a_gradient() -> None:
 
 def test_folding_the_normalisation_keeps_every_score() -> None:
     torch.manual_seed(0)
-    model = CompactExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
+    model = ConvolutionalExpert(widths=(4, 8, 8, 12), depths=(1, 1, 2)).train()
     images = torch.rand(4, 3, 64, 64)
     for _ in range(3):  # running statistics that are not the initial ones
         model(images)
@@ -91,7 +95,7 @@ def test_folding_the_normalisation_keeps_every_score() -> None:
 
 
 def test_default_network_keeps_its_budget_of_three_million_parameters() -> None:
-    assert sum(p.numel() for p in CompactExpert().parameters()) <= 3_000_000
+    assert sum(p.numel() for p in ConvolutionalExpert().parameters()) <= 3_000_000
 
 
 def test_local_normalisation_matches_a_plain_box_filter() -> None:
@@ -107,4 +111,4 @@ def test_local_normalisation_matches_a_plain_box_filter() -> None:
 @pytest.mark.parametrize("wrong", [{"widths": (4, 8)}, {"depths": (1, 0, 1)}, {"low": 5.0}])
 def test_impossible_networks_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
-        CompactExpert(**wrong)
+        ConvolutionalExpert(**wrong)

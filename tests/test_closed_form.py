@@ -1,0 +1,103 @@
+"""Kernel regression and its fit: the formulas against brute force, and what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ma_agiqa.errors import UsageError
+from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.experts.kernel import KernelRegression, matern, squared_distances
+from ma_agiqa.experts.statistics import GROUPS, WIDTH
+from ma_agiqa.training.closed_form import ClosedForm, _weigh, fit
+
+
+def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Return statistics that a score depends on, severities and scores 0 to 5."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.uniform(-1, 1, n)
+    severity = rng.uniform(0.1, 1, (n, copies))
+    level = np.concatenate([hidden[:, None], hidden[:, None] - 2 * severity], 1)
+    direction = rng.standard_normal(WIDTH)
+    values = level[:, :, None] * direction + 0.3 * rng.standard_normal((n, 1 + copies, WIDTH))
+    scores = 2.5 + 2 * hidden
+    return torch.from_numpy(values).float(), torch.from_numpy(severity).float(), scores
+
+
+def test_the_kernel_is_a_matern_of_smoothness_three_halves() -> None:
+    r = torch.tensor([0.0, 0.5, 2.0])
+    expected = (1 + np.sqrt(3) * r.numpy()) * np.exp(-np.sqrt(3) * r.numpy())
+    # The small constant under the root costs 1e-4 squared at most.
+    np.testing.assert_allclose(matern(r**2), expected, atol=1e-6)
+
+
+def test_distances_are_those_of_torch() -> None:
+    a, b = torch.randn(5, 7), torch.randn(3, 7)
+    torch.testing.assert_close(squared_distances(a, b).sqrt(), torch.cdist(a, b))
+
+
+def test_what_is_like_nothing_seen_gets_the_constant() -> None:
+    regression = KernelRegression(statistics=4, rank=2, supports=3)
+    regression.weight.fill_(1.0)
+    regression.projection.normal_()
+    regression.support.fill_(100.0)
+    regression.dual.fill_(5.0)
+    regression.constant.fill_(2.5)
+    assert regression(torch.randn(6, 4)).tolist() == pytest.approx([2.5] * 6)
+
+
+def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
+    values, _, scores = described(12, 0)
+    x, y = values[:, 0], torch.from_numpy(scores)
+    errors: list[float] = []
+    _weigh(x, y, ClosedForm(steps=1), lambda step, error: errors.append(error))
+    start = float(np.exp(-np.log(len(GROUPS)) - 1.0))
+    parts = [
+        squared_distances(part, part) / (2 * part.shape[1])
+        for part in x.split(list(GROUPS.values()), 1)
+    ]
+    kernel = matern(start * torch.stack(parts).sum(0)).double()
+    centred = y - y.mean()
+    brute = []
+    for i in range(12):
+        keep = [j for j in range(12) if j != i]
+        system = kernel[keep][:, keep] + np.exp(-2.0) * torch.eye(11)
+        brute.append(centred[i] - kernel[i, keep] @ torch.linalg.solve(system, centred[keep]))
+    # Float32 factorisation against float64 systems.
+    assert errors[0] == pytest.approx(float(torch.stack(brute).square().mean()), rel=1e-3)
+
+
+def test_the_fit_predicts_pictures_it_has_not_seen() -> None:
+    values, severity, scores = described(160, 1)
+    expert = fit(values[:120], severity[:120], scores[:120], ClosedForm(copies=1), low=0.0)
+    predicted = expert.regression(values[120:, 0]).numpy()
+    assert np.corrcoef(predicted, scores[120:])[0, 1] > 0.9
+
+
+def test_damaged_copies_come_out_below_their_pictures() -> None:
+    values, severity, scores = described(160, 2)
+    expert = fit(values[:120], severity[:120], scores[:120], ClosedForm(copies=2), low=0.0)
+    plain, first, second = (expert.regression(values[120:, view]) for view in range(3))
+    assert (first < plain).float().mean() > 0.9
+    assert (second < plain).float().mean() > 0.9
+
+
+def test_the_same_fit_twice_is_the_same_to_the_last_bit() -> None:
+    values, severity, scores = described(40, 1)
+    recipe = ClosedForm(copies=1, steps=5, rank=16)
+    once, twice = (fit(values, severity, scores, recipe, low=0.0).state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_pictures_and_copies_are_remembered_and_counted() -> None:
+    values, severity, scores = described(30, 2)
+    expert = fit(values, severity, scores, ClosedForm(steps=2, rank=8), low=0.0)
+    assert isinstance(expert, CompactExpert)
+    assert expert.regression.support.shape == (90, 8)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"fall": 1.5}, {"copies": -1}, {"doubt": 0.0}])
+def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        ClosedForm(**wrong)  # type: ignore[arg-type]
