@@ -75,6 +75,9 @@ def train(
     prompt_column: options.PromptColumn = None,
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
+    from ma_agiqa.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.data.samples import hint
     from ma_agiqa.errors import UsageError

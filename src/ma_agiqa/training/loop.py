@@ -91,6 +91,7 @@ class Trainer:
         self.auxiliary = self._auxiliary_head()
         extra = () if self.auxiliary is None else self.auxiliary.parameters()
         self.optimiser = build_optimiser(self.model, extra, recipe)
+        self._averaged = _floating_pairs(self.average, self.model)
         self.steps_per_epoch = len(train.images) // recipe.batch_size
         self.step = 0
 
@@ -159,12 +160,9 @@ class Trainer:
         inputs = [mix(seen)]
         if recipe.degraded > 0:
             inputs.extend(degraded_pair(seen[: count // 4], rng=rng))
-        batch = self.train.images.normalise(torch.cat(inputs))
+        batch = self.train.images.normalise(torch.cat(inputs) if inputs[1:] else inputs[0])
         with autocast(self.device, self.precision):
-            output = self.model(
-                batch.contiguous(memory_format=torch.channels_last),
-                *self.train.semantics_of(positions, self.device),
-            )
+            output = self.model(batch, *self.train.semantics_of(positions, self.device))
         score = output.score.float()
         loss = score_loss(score[:count], mix(targets), recipe=recipe, spread=self.spread)
         if self.auxiliary is not None and self.train.second is not None:
@@ -221,11 +219,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
         self.optimiser.step()
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        average, current = self.average.state_dict(), self.model.state_dict()
-        floating = [k for k, v in average.items() if v.dtype.is_floating_point]
-        torch._foreach_lerp_(
-            [average[k] for k in floating], [current[k] for k in floating], 1 - decay
-        )
+        average, current = self._averaged
+        torch._foreach_lerp_(average, current, 1 - decay)
         self.step += 1
 
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
@@ -243,6 +238,13 @@ class Trainer:
         if self.recipe.auxiliary == 0 or self.train.second is None or width is None:
             return None
         return nn.Linear(width, 1).to(self.device)
+
+
+def _floating_pairs(average: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors that are averaged, and those they are averages of, in one order."""
+    own, current = average.state_dict(), model.state_dict()
+    floating = [name for name, value in own.items() if value.dtype.is_floating_point]
+    return [own[name] for name in floating], [current[name] for name in floating]
 
 
 def predict(
