@@ -79,7 +79,9 @@ class Processes:
     """
 
     def __init__(self, device: torch.device, accelerator: Any = None) -> None:
-        self.device, self._accelerator = device, accelerator
+        # accelerate says "cpu:0", which torch cannot load a saved state to
+        self.device = torch.device("cpu") if device.type == "cpu" else device
+        self._accelerator = accelerator
         self.count = 1 if accelerator is None else int(accelerator.num_processes)
         self.rank = 0 if accelerator is None else int(accelerator.process_index)
         self.first = self.rank == 0
@@ -92,7 +94,9 @@ class Processes:
         """
         if self._accelerator is None:
             return model
-        wrapped: nn.Module = self._accelerator.prepare_model(model)
+        # Already placed: moved again, "cpu" to "cpu:0" even, its tensors would be others than
+        # those that the moving average follows.
+        wrapped: nn.Module = self._accelerator.prepare_model(model, device_placement=False)
         return wrapped
 
     def synchronised(self, model: nn.Module) -> nn.Module:
