@@ -149,10 +149,10 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
         raise DataError(f"cannot be read: {error}", path=path) from error
     if isinstance(written.get("recipe"), dict):  # of a version with fewer keys
         written["recipe"] = {**dataclasses.asdict(Recipe()), **written["recipe"]}
-    for key, value in own.items():
-        if written.get(key) != value:
+    for key in {**own, **written}:
+        if written.get(key) != own.get(key):
             raise UsageError(
-                f"the run was started with {key} {written.get(key)!r}, not {value!r}",
+                f"the run was started with {key} {written.get(key)!r}, not {own.get(key)!r}",
                 path=path,
                 remedy="resume with the same settings, or start another run with another --out",
             )
