@@ -26,6 +26,8 @@ from ma_agiqa.training.scales import ScaleMaps, between, fitted, standardised
 SMALL = {"widths": [8, 16, 24, 32], "depths": [1, 1, 1]}
 NETWORK = tuple(f"{key}={json.dumps(value)}" for key, value in SMALL.items())
 
+SHORT = ["epochs=1", "finish=0", "crop=96", "recalibrate=0", "learning_rate=1e-4"]
+
 
 def write_scores(path: Path, rows: list[tuple[str, float]]) -> Path:
     with path.open("w", newline="") as file:
@@ -130,11 +132,11 @@ def test_real_pictures_of_two_scales_are_ranked_by_one_model(
     wide = [(name, 20 * score + rng.normal(0, 5)) for name, score in rows[1::2]]
     tables = write_scores(tmp_path / "one.csv", rows[::2]), write_scores(tmp_path / "w.csv", wide)
     shipped = presets.MODELS["compact"].directory
-    recipe = with_settings(RECIPES["compact-tune"], ["epochs=1", "finish=0", "crop=96"])
+    recipe = with_settings(RECIPES["compact-tune"], SHORT)
     line = fit(tables, tmp_path / "run", recipe, model=str(shipped), network=())
-    # Without knowledge the mean of two SRCCs of 12 images would scatter by 0.2 around 0.
-    assert line["srcc"] > 0.5
-    assert min(line["srcc/one"], line["srcc/w"]) > 0.3
+    # Without knowledge the mean of two correlations of 12 images would scatter by 0.2 around 0.
+    assert line["srcc"] > 0.4
+    assert line["plcc_raw"] > 0.6
     _, config = checkpoints.load(tmp_path / "run" / "model")
     own, other = (one["from_score"] for one in config.training["data_sets"])
     # 20 within the error of two slopes fitted through 12 noisy points each.
