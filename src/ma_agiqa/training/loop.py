@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ma_agiqa.errors import DataError
-from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.training.augment import mixture, views
 from ma_agiqa.training.averaging import Average, batch_norms, recalibrate
 from ma_agiqa.training.batches import Batch, Rows, balanced, require_batches
 from ma_agiqa.training.degrade import degraded_pair
 from ma_agiqa.training.losses import order_loss, ranking_loss, score_loss
 from ma_agiqa.training.optimisation import build_optimiser, enable_checkpointing, learning_rate
-from ma_agiqa.training.parts import Part, autocast, predict
+from ma_agiqa.training.parts import Part, autocast, predict, validation_figures
 from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.scales import ScaleMaps
@@ -92,6 +91,7 @@ class Trainer:
         self.network = processes.wrap(self.model)
         self.steps_per_epoch = len(train.images) // recipe.batch_size
         self.step = 0
+        self.predicted: NDArray[np.float64] | None = None  # of the last validation
         self._chance = torch.default_generator
         if processes.count > 1:  # dropout draws from the default one, each process its own
             self._chance = torch.Generator()
@@ -130,21 +130,7 @@ class Trainer:
         self.predicted = predict(
             self.average.eval(), self.val, processes=self.processes, precision=self.precision
         )
-        mos = self.val.scores
-        figures = {"srcc": srcc, "plcc_raw": plcc_raw}
-        if self.val.sets is None:
-            return {name: figure(mos, self.predicted) for name, figure in figures.items()}
-        rows = [self.val.sets == number for number in range(len(self.sets))]
-        each = {
-            f"{name}/{which}": figure(mos[own], self.predicted[own])
-            for name, figure in figures.items()
-            for which, own in zip(self.sets, rows, strict=True)
-        }
-        means = {
-            n: float(np.mean([v for k, v in each.items() if k.startswith(f"{n}/")]))
-            for n in figures
-        }
-        return {**means, **each}
+        return validation_figures(self.val, self.predicted, self.sets)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs besides its settings."""

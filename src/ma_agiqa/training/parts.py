@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.processes import Processes
 from ma_agiqa.transforms import to_unit
+
+FIGURES = {"srcc": srcc, "plcc_raw": plcc_raw}
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,21 @@ def predict(
     flush()
     found: NDArray[np.float64] = processes.total(scores.to(device)).double().cpu().numpy()
     return found
+
+
+def validation_figures(
+    part: Part, predicted: NDArray[np.float64], sets: Sequence[str]
+) -> dict[str, float]:
+    """Return SRCC and raw PLCC; of several data sets `NAME/SET` of each, and their means."""
+    if part.sets is None:
+        return {name: figure(part.scores, predicted) for name, figure in FIGURES.items()}
+    means, each = {}, {}
+    for name, figure in FIGURES.items():
+        for number, which in enumerate(sets):
+            own = part.sets == number
+            each[f"{name}/{which}"] = figure(part.scores[own], predicted[own])
+        means[name] = float(np.mean([each[f"{name}/{which}"] for which in sets]))
+    return {**means, **each}
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
