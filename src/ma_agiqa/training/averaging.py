@@ -17,7 +17,8 @@ class Average:
 
     Args:
         model: the network; its tensors must stay the same objects.
-        decay: of the average, per step; early on it is shorter: min(decay, (1+s)/(10+s)).
+        decay: of the average, per step; early on it is shorter: min(decay, (1+s)/(10+s)). With
+            0 the average is the network as it last stood, taken only by `settle`.
 
     Attributes:
         model: a network with the averaged weights.
@@ -33,8 +34,16 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the network after step `step`, counted from 0."""
+        if self.decay == 0:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._own, self._current, 1 - decay)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring the average up to date at the end of an epoch."""
+        if self.decay == 0:
+            torch._foreach_copy_(self._own, self._current)
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:

@@ -110,6 +110,7 @@ class Trainer:
             total += self._step(self._batch(positions, images, epoch, rng), rng)
             if progress is not None and (done % 10 == 0 or done == len(plan)):
                 progress(float(total) / done)
+        self.averaging.settle()
         if epoch == self.recipe.epochs - 1:
             self._recalibrate(epoch)
         mean = float(self.processes.total(total)) / self.processes.count / len(plan)
