@@ -75,7 +75,7 @@ class CachedPictures:
 def case(name: str) -> tuple[torch.nn.Module, Recipe, Preprocess, int]:
     """Return network, recipe, preprocessing and side of the pictures of a case."""
     torch.manual_seed(0)
-    if name == "compact":
+    if name == "convolutional":
         # AGIQA-3K's pictures have 512 pixels a side.
         return ConvolutionalExpert(), RECIPES["convolutional"], Preprocess("native"), 512
     network = MAAGIQA(visual=TINY) if name == "tiny" else MAAGIQA()
@@ -90,7 +90,7 @@ def trainer_of(name: str, device: torch.device, *, precision: str, steps: int) -
         images=CachedPictures(count, side=side, preprocess=preprocess, device=device),  # type: ignore[arg-type]
         scores=rng.uniform(0, 5, count),
         second=rng.uniform(0, 5, count),
-        semantics=None if name == "compact" else torch.randn(count, 2, SEMANTIC_WIDTH).half(),
+        semantics=None if name == "convolutional" else torch.randn(count, 2, SEMANTIC_WIDTH).half(),
     )
     return Trainer(
         network,
@@ -184,7 +184,7 @@ def official_step(trainer: Trainer, device: torch.device, precision: str) -> Cal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", choices=["compact", "paper", "tiny"])
+    parser.add_argument("--model", action="append", choices=["convolutional", "paper", "tiny"])
     parser.add_argument("--precision", action="append", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="steps of an epoch")
@@ -210,7 +210,7 @@ def main() -> None:
                 f"{name}, {precision}": measure(
                     name, device, precision=precision, repeats=options.repeats, steps=options.steps
                 )
-                for name in options.model or ["compact", "paper", "tiny"]
+                for name in options.model or ["convolutional", "paper", "tiny"]
                 for precision in options.precision or ["float32", "bfloat16"]
             },
         }

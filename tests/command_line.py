@@ -20,7 +20,7 @@ MAIN = [sys.executable, "-c", "from ma_agiqa.cli import main; main()"]
 def save_model(directory: Path, *, seed: int) -> Path:
     config = ModelConfig(
         name="tiny",
-        architecture="compact",
+        architecture="convolutional",
         network={"widths": [4, 4, 8, 8], "depths": [1, 1, 1]},
         preprocess=Preprocess("native", min_side=16, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),

@@ -19,7 +19,7 @@ SMALL = {"widths": [4, 8, 8, 12], "depths": [1, 1, 1]}
 def small_config() -> ModelConfig:
     return ModelConfig(
         name="tiny",
-        architecture="compact",
+        architecture="convolutional",
         network=dict(SMALL),
         preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
         scale=Scale(0.0, 5.0),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ma_agiqa.training.augment import mixture, random_crops
-from ma_agiqa.training.degrade import KINDS, degraded_pair
+from ma_agiqa.training.degrade import KINDS, degraded_copies
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,16 @@ def test_sizes_that_are_no_multiple_of_a_block_work(kind: str) -> None:
     assert KINDS[kind](images, torch.tensor([0.2, 0.9])).shape == images.shape
 
 
-def test_pairs_repeat_from_their_seed_and_stay_in_range(picture: torch.Tensor) -> None:
-    def pair() -> tuple[torch.Tensor, torch.Tensor]:
+def test_copies_repeat_from_their_seed_and_stay_in_range(picture: torch.Tensor) -> None:
+    def copies() -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(3)
-        return degraded_pair(picture.repeat(4, 1, 1, 1), rng=np.random.default_rng(3))
+        return degraded_copies(picture.repeat(8, 1, 1, 1), rng=np.random.default_rng(3))
 
-    (mild, strong), (again, _) = pair(), pair()
-    assert torch.equal(mild, again)
-    assert mild.min() >= 0
-    assert strong.max() <= 1
+    (worse, severity), (again, _) = copies(), copies()
+    assert torch.equal(worse, again)
+    assert 0 <= worse.min() < worse.max() <= 1
+    assert 0.1 <= severity.min() < severity.max() <= 1
+    assert ((worse - picture).abs().amax((1, 2, 3)) > 0).all(), "every copy differs"
 
 
 def test_crops_show_the_image_at_its_own_resolution() -> None:

@@ -80,7 +80,7 @@ def test_a_directory_of_another_network_is_refused(tmp_path: Path) -> None:
     network = {"widths": [4, 8, 8, 12], "depths": [1, 1, 1]}
     config = ModelConfig(
         name="small",
-        architecture="compact",
+        architecture="convolutional",
         network=network,
         preprocess=Preprocess(kind="native"),
         scale=Scale(0.0, 5.0),

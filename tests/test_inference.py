@@ -57,7 +57,7 @@ class TinyNetwork(nn.Module):
 def make_config(**changes: object) -> ModelConfig:
     config = ModelConfig(
         name="tiny",
-        architecture="compact",
+        architecture="convolutional",
         network={},
         preprocess=Preprocess("native", min_side=16, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),

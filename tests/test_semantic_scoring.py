@@ -229,7 +229,7 @@ def test_one_source_is_asked_for(model: Path, lmm: Path, store: Path, tmp_path: 
         load(model, device="cpu")
     with pytest.raises(UsageError, match="given --store and --lmm"):
         load(model, device="cpu", lmm=lmm, store=store)
-    config = ModelConfig("plain", "compact", {}, Preprocess("native"), Scale(0.0, 5.0))
+    config = ModelConfig("plain", "convolutional", {}, Preprocess("native"), Scale(0.0, 5.0))
     checkpoints.save(tmp_path / "plain", checkpoints.build(config), config, card="for a test")
     with pytest.raises(UsageError, match="plain takes no semantic features: leave out --store"):
         load(tmp_path / "plain", device="cpu", store=store)
@@ -312,7 +312,6 @@ def test_training_names_the_images_without_vectors(desk: Path, lmm: Path, tmp_pa
     ("words", "reason"),
     [
         (("--set", "mixup=0.5"), "mixup makes images that the store has no vectors of"),
-        (("--set", "degraded=0.2"), "degraded makes images"),
         (("--network", "gats=softmax"), "unexpected keyword argument 'gats'"),
         (("--network", "gate"), "expected key=value"),
         (("--network", "gate.a=1", "--network", "gate.a.b=1"), "has no arguments of its own"),

@@ -16,7 +16,7 @@ from ma_agiqa.errors import DataError, ModelError, UsageError
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
 
-TINY = Recipe(epochs=2, batch_size=4, crop=32, degraded=0.1)
+TINY = Recipe(epochs=2, batch_size=4, crop=32)
 
 
 class Watcher:
@@ -169,13 +169,13 @@ def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
         ("epochs=many", "takes int"),
         ("epochs=0", "must be positive"),
         ("mixup=1.5", "must lie in"),
-        ("degraded=-1", "must not be negative"),
+        ("mixup=-1", r"must lie in"),
     ],
 )
 def test_wrong_settings_are_refused(setting: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        with_settings(RECIPES["compact"], [setting])
+        with_settings(RECIPES["convolutional"], [setting])
 
 
 def test_settings_change_a_recipe() -> None:
-    assert with_settings(RECIPES["compact"], ["epochs=7", "mixup=0"]).epochs == 7
+    assert with_settings(RECIPES["convolutional"], ["epochs=7", "mixup=0"]).epochs == 7

@@ -132,7 +132,7 @@ def test_real_pictures_of_two_scales_are_ranked_by_one_model(
     wide = [(name, 20 * score + rng.normal(0, 5)) for name, score in rows[1::2]]
     tables = write_scores(tmp_path / "one.csv", rows[::2]), write_scores(tmp_path / "w.csv", wide)
     shipped = presets.MODELS["compact"].directory
-    recipe = with_settings(RECIPES["compact-tune"], SHORT)
+    recipe = with_settings(RECIPES["convolutional-tune"], SHORT)
     line = fit(tables, tmp_path / "run", recipe, model=str(shipped), network=())
     # Without knowledge the mean of two correlations of 12 images would scatter by 0.2 around 0.
     assert line["srcc"] > 0.4

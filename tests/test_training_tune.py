@@ -125,8 +125,8 @@ def test_what_cannot_be_tuned_says_why(table: Path, model: Path, tmp_path: Path)
 
 
 def test_each_kind_of_model_has_a_recipe_for_tuning(model: Path) -> None:
-    assert find(str(model)).recipe == "compact-tune"
-    for name in ("compact", "modern"):
+    assert find(str(model)).recipe == "convolutional-tune"
+    for name in ("convolutional", "modern"):
         fresh, tuned = RECIPES[name], RECIPES[f"{name}-tune"]
         assert tuned.learning_rate < fresh.learning_rate
         assert tuned.epochs < fresh.epochs

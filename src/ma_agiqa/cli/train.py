@@ -97,7 +97,7 @@ def train(
     from ma_agiqa.errors import UsageError
     from ma_agiqa.training.processes import is_first
     from ma_agiqa.training.recipe import RECIPES, with_settings
-    from ma_agiqa.training.run import TrainRequest
+    from ma_agiqa.training.request import TrainRequest
     from ma_agiqa.training.run import train as run
     from ma_agiqa.training.starts import find
 
@@ -166,6 +166,9 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
+    def described(self, images: int, of: int) -> None:
+        self.bar.update(self.task, total=of, completed=images, news="images described")
+
     def epoch_started(self, epoch: int, epochs: int) -> None:
         self.bar.update(self.task, total=epochs, completed=epoch)
 
@@ -174,6 +177,12 @@ class Progress:
 
     def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None:
         self.latest = f"val SRCC {line['srcc']:.4f}"
+        if "epoch" not in line:
+            self.console.print(
+                f"fitted  {self.latest}  PLCC {line['plcc_raw']:.4f}  {line['seconds']:.0f} s",
+                highlight=False,
+            )
+            return
         self.bar.advance(self.task)
         self.console.print(
             f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  val SRCC {line['srcc']:.4f}  "

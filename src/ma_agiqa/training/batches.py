@@ -76,17 +76,12 @@ class Rows:
         return self.own[part * self.size : (part + 1) * self.size]
 
 
-def require_batches(images: int, recipe: Recipe, rows: Rows) -> None:
-    """Refuse a training whose batches cannot be filled or degraded."""
+def require_batches(images: int, recipe: Recipe) -> None:
+    """Refuse a training whose batches cannot be filled."""
     if images < recipe.batch_size:
         raise DataError(
             f"{images} training images do not fill a batch of {recipe.batch_size}",
             remedy="--set batch_size=N",
-        )
-    if recipe.degraded > 0 and rows.size < 4:
-        raise UsageError(
-            f"recipe: degraded takes a quarter of the rows, of which a part has only {rows.size}",
-            remedy="--set batch_size=N higher, or --set degraded=0",
         )
 
 

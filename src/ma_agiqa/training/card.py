@@ -12,13 +12,14 @@ from typing import Any
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
 from ma_agiqa.experts.semantic import fingerprint_of
+from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import in_words
 
 
 def training_card(
     config: ModelConfig,
-    recipe: Recipe,
+    recipe: Recipe | ClosedForm,
     best: dict[str, Any],
     split: Split,
     *,
@@ -28,7 +29,7 @@ def training_card(
 
     Args:
         backbone: where the weights of the vision transformer came from; None without one.
-        best: the log line of the epoch whose weights the card goes with.
+        best: the log line of the epoch whose weights the card goes with, or of the fit.
     """
     assert config.trained_on is not None, "a trained model knows its training set"
     trained = config.trained_on
@@ -39,6 +40,8 @@ def training_card(
             f"  `{fingerprint_of(config.encoder)}` ({config.encoder.get('encoder', 'unnamed')}).\n"
         )
     start = "from random initial weights"
+    if isinstance(recipe, ClosedForm):
+        start = "fitted in closed form, without weights from elsewhere"
     if "started_from" in config.training:
         start = "fine-tuned, see below"
     if backbone not in (None, "random"):
@@ -46,6 +49,9 @@ def training_card(
     selected = f"{len(split.val)} images"
     if "data_sets" in config.training:
         selected = "the mean over the data sets"
+    chosen = f"Validation part ({selected}), which chose nothing in this run"
+    if "epoch" in best:
+        chosen = f"Selected on the validation part ({selected}): epoch {best['epoch']}"
     source = " --lmm mplug-owl2" if config.questions else ""
     settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
     return f"""---
@@ -63,9 +69,9 @@ Predicts the mean opinion score that people would give an AI-generated image, on
   {trained.images} images. {split.protocol}.
   {" ".join(split.caveats)}
 {in_words(config.training)}{semantics}- Recipe: {settings}.
-- Selected on the validation part ({selected}): epoch {best["epoch"]}, SRCC
-  {best["srcc"]:.4f}, raw PLCC {best["plcc_raw"]:.4f}. The split that selects is not the one
-  that reports: see the evaluation of the test part.
+- {chosen}, SRCC {best["srcc"]:.4f}, raw PLCC
+  {best["plcc_raw"]:.4f}. The split that selects is not the one that reports: see the
+  evaluation of the test part.
 - Versions: {", ".join(f"{k} {v}" for k, v in config.versions.items())}; commit {config.commit}.
 
 ```

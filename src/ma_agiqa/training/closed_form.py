@@ -14,7 +14,6 @@ Shapes: n pictures, c damaged copies each, D statistics, R coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +65,24 @@ def fit(
     recipe: ClosedForm,
     *,
     low: float,
-    progress: Callable[[int, float], None] = lambda step, error: None,
-) -> CompactExpert:
-    """Return the expert fitted to pictures and their damaged copies.
+) -> tuple[CompactExpert, float]:
+    """Fit to pictures and their damaged copies.
+
+    Returns:
+        The expert in eval mode, and the mean squared error with which each undamaged picture
+        is predicted from the others alone (weights of the groups were chosen by it).
 
     Args:
         statistics: (n, 1 + c, D), the undamaged picture first.
         severity: of the copies, (n, c), in (0, 1].
         scores: human scores (n,).
         low: lowest score of the scale, which damage leads towards.
-        progress: told step and leave-one-out error of the descent.
     """
     n, views, _ = statistics.shape
     target = torch.from_numpy(scores)
     mean, scale = _standard(statistics.flatten(0, 1))
     limited = limit(statistics, mean, scale)
-    weights, noise = _weigh(limited[:, 0], target, recipe, progress)
+    weights, noise, error = _weigh(limited[:, 0], target, recipe)
     per_statistic = torch.cat(
         [torch.full((size,), float(w)) for w, size in zip(weights, GROUPS.values(), strict=True)]
     )
@@ -110,7 +111,7 @@ def fit(
         "constant": constant.float(),
     }
     expert.regression.load_state_dict(found)
-    return expert.eval()
+    return expert.eval(), error
 
 
 def _standard(x_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,13 +122,8 @@ def _standard(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     return x_ND.mean(0), x_ND.std(0).clamp_min(1e-6)
 
 
-def _weigh(
-    x_nD: Tensor,
-    target: Tensor,
-    recipe: ClosedForm,
-    progress: Callable[[int, float], None],
-) -> tuple[Tensor, float]:
-    """Return the factor of each group's statistics, and the noise of scores."""
+def _weigh(x_nD: Tensor, target: Tensor, recipe: ClosedForm) -> tuple[Tensor, float, float]:
+    """Return the factor of each group's statistics, the noise of scores, the last error."""
     apart = []
     for part in x_nD.split(list(GROUPS.values()), 1):
         part = part * group_scale(part.shape[1])
@@ -139,7 +135,8 @@ def _weigh(
     noise = torch.tensor(-2.0, requires_grad=True)
     descent = torch.optim.Adam([groups, noise], lr=recipe.learning_rate)
     identity = torch.eye(len(x_nD))
-    for step in range(recipe.steps):
+    error = centred.square().mean()
+    for _ in range(recipe.steps):
         kernel = matern(torch.einsum("g,gij->ij", groups.exp(), distances))
         factor = torch.linalg.cholesky(kernel + noise.exp() * identity)
         inverse = torch.cholesky_inverse(factor)
@@ -148,9 +145,9 @@ def _weigh(
         descent.zero_grad()
         error.backward()
         descent.step()
-        progress(step, float(error.detach()))
     sizes = torch.tensor([group_scale(size) for size in GROUPS.values()])
-    return sizes * groups.detach().exp().sqrt(), float(noise.detach().exp())
+    found = sizes * groups.detach().exp().sqrt()
+    return found, float(noise.detach().exp()), float(error.detach())
 
 
 def _principal(x_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:

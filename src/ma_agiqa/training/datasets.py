@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images, some
+from ma_agiqa.data.samples import Samples, require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.text import some
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.parts import Part
 from ma_agiqa.training.scales import LinearMap, between, standardised

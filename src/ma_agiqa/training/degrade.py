@@ -23,19 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def degraded_pair(images: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return a mildly and a strongly degraded copy of images (B, 3, S, S).
+def degraded_copies(images: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return a degraded copy of each image (B, 3, H, W) and its severity, (B,) in [0.1, 1].
 
-    Both are of one kind, drawn for the batch; the severities are drawn for each image.
+    Kind and severity are drawn for each image; noise comes from torch's generator.
     """
-    kind = KINDS[rng.choice(sorted(KINDS))]
-    mild = rng.uniform(0.1, 0.5, len(images))
-    strong = mild + rng.uniform(0.25, 0.5, len(images))
-    first, second = (
-        kind(images, torch.from_numpy(severity).to(images)).clamp(0.0, 1.0)
-        for severity in (mild, strong)
-    )
-    return first, second
+    kinds = rng.choice(sorted(KINDS), len(images))
+    severity = torch.from_numpy(rng.uniform(0.1, 1.0, len(images))).to(images)
+    copies = [KINDS[k](images[i : i + 1], severity[i : i + 1]) for i, k in enumerate(kinds)]
+    if not copies:
+        return images, severity
+    return torch.cat(copies).clamp(0.0, 1.0), severity
 
 
 def blur(images: Tensor, severity: Tensor) -> Tensor:

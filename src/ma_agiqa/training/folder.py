@@ -3,6 +3,7 @@
 OUT/run.json     the settings; a resumed run must have the same
 OUT/log.jsonl    one line per finished epoch
 OUT/curves/      the same for TensorBoard, when it is installed
+OUT/statistics/  of a fit in closed form: what is described so far
 OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
 OUT/model/       the model directory of the best epoch so far on the validation part
 """
@@ -23,12 +24,14 @@ from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputErro
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
+from ma_agiqa.training.closed_form import ClosedForm
+from ma_agiqa.training.fitting import FITTED
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.starts import Start
 
 if TYPE_CHECKING:
-    from ma_agiqa.training.run import Observer, TrainRequest
+    from ma_agiqa.training.request import Observer, TrainRequest
 
 
 class Run:
@@ -50,7 +53,8 @@ class Run:
         self.store, self.start = store, start
         self.request, self.folder, self.model = request, request.out, request.out / "model"
         self.notes: list[str] = []
-        settings, state = self.folder / "run.json", self.folder / "state.pt"
+        settings = self.folder / "run.json"
+        state = self.folder / (FITTED if start.closed_form else "state.pt")
         if state.exists() and not request.resume:
             raise UsageError(
                 "holds an earlier run", path=self.folder, remedy="--resume, or another --out"
@@ -61,7 +65,7 @@ class Run:
             self.notes.append("no epoch had finished: starting from the beginning")
         own = self._settings()
         if request.resume:
-            _require_same(settings, own)
+            _require_same(settings, own, defaults=type(request.recipe)())
         elif first:
             write_atomically(settings, json.dumps(own, indent=2) + "\n")
         self._writer: Callable[[dict[str, Any]], None] | None = None
@@ -93,6 +97,10 @@ class Run:
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_atomically(self.folder / "log.jsonl", lines)
         self._draw(history)
+
+    def finish(self, line: dict[str, Any]) -> None:
+        """Write the figures of a fit in closed form, which has no epochs."""
+        write_atomically(self.folder / "log.jsonl", json.dumps(line) + "\n")
 
     def tell(self, observer: Observer) -> None:
         """Pass on what has come up since the last time."""
@@ -142,13 +150,13 @@ class Run:
         return settings
 
 
-def _require_same(path: Path, own: dict[str, Any]) -> None:
+def _require_same(path: Path, own: dict[str, Any], *, defaults: Recipe | ClosedForm) -> None:
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
     if isinstance(written.get("recipe"), dict):  # of a version with fewer keys
-        written["recipe"] = {**dataclasses.asdict(Recipe()), **written["recipe"]}
+        written["recipe"] = {**dataclasses.asdict(defaults), **written["recipe"]}
     for key in {**own, **written}:
         if written.get(key) != own.get(key):
             raise UsageError(

@@ -29,8 +29,7 @@ from ma_agiqa.errors import DataError
 from ma_agiqa.training.augment import mixture, views
 from ma_agiqa.training.averaging import Average, batch_norms, recalibrate
 from ma_agiqa.training.batches import Batch, Rows, balanced, require_batches
-from ma_agiqa.training.degrade import degraded_pair
-from ma_agiqa.training.losses import order_loss, ranking_loss, score_loss
+from ma_agiqa.training.losses import order_loss, score_loss
 from ma_agiqa.training.optimisation import build_optimiser, enable_checkpointing, learning_rate
 from ma_agiqa.training.parts import Part, autocast, predict, validation_figures
 from ma_agiqa.training.processes import Processes
@@ -70,7 +69,7 @@ class Trainer:
             rank=processes.rank,
             processes=processes.count,
         )
-        require_batches(len(train.images), recipe, self.rows)
+        require_batches(len(train.images), recipe)
         self.recipe, self.train, self.val, self.sets = recipe, train, val, tuple(sets)
         self.seed, self.device, self.precision = seed, processes.device, precision
         first = train.scores if train.sets is None else train.scores[train.sets == 0]
@@ -107,7 +106,7 @@ class Trainer:
         plan = self._plan(rng)
         total = torch.zeros((), device=self.device)
         for done, (positions, images) in enumerate(self._shares(plan), start=1):
-            total += self._step(self._batch(positions, images, epoch, rng), rng)
+            total += self._step(self._batch(positions, images, epoch, rng))
             if progress is not None and (done % 10 == 0 or done == len(plan)):
                 progress(float(total) / done)
         self.averaging.settle()
@@ -192,7 +191,7 @@ class Trainer:
             sets,
         )
 
-    def _step(self, batch: Batch, rng: np.random.Generator) -> Tensor:
+    def _step(self, batch: Batch) -> Tensor:
         """Change the weights by one batch; return its loss, of this process's rows."""
         rate = learning_rate(self.recipe, self.step, self.steps_per_epoch * self.recipe.epochs)
         for group in self.optimiser.param_groups:
@@ -202,7 +201,7 @@ class Trainer:
         for part in range(parts):
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.processes.local(self.network):
-                whole, own = self._losses(batch, part, rng)
+                whole, own = self._losses(batch, part)
                 loss, counted = whole.detach(), whole * self.processes.count
                 for term in own:
                     loss, counted = loss + term.detach(), counted + term
@@ -217,32 +216,21 @@ class Trainer:
         self.step += 1
         return total
 
-    def _losses(
-        self, batch: Batch, part: int, rng: np.random.Generator
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _losses(self, batch: Batch, part: int) -> tuple[Tensor, list[Tensor]]:
         """Return the loss over all processes' rows of a part, and those over its own rows."""
         recipe, count = self.recipe, self.rows.size
         mine = slice(part * count, (part + 1) * count)
-        inputs = [batch.mixed[mine]]
-        if recipe.degraded > 0:
-            inputs.extend(degraded_pair(batch.seen[mine][: count // 4], rng=rng))
-        images = self.train.images.normalise(torch.cat(inputs) if inputs[1:] else inputs[0])
+        images = self.train.images.normalise(batch.mixed[mine])
         semantics = self.train.semantics_of(batch.positions[mine], self.device)
         with autocast(self.device, self.precision):
             output = self.network(images, *semantics)
         score = output.score.float()
         own: list[Tensor] = []
         if self.auxiliary is not None and batch.second is not None:
-            guess = self.auxiliary(output.features[:count].float().mean((2, 3)))[:, 0]
+            guess = self.auxiliary(output.features.float().mean((2, 3)))[:, 0]
             second = batch.second[self.rows.of_part(part)]
             own.append(recipe.auxiliary * F.smooth_l1_loss(guess, second))
-        if recipe.degraded > 0:
-            mild, strong = score[count:].chunk(2)
-            ranking = ranking_loss(mild, strong, spread=self.spread)
-            if batch.factor == 1.0:  # a mixture is no clean picture to rank above its copies
-                ranking = ranking + ranking_loss(score[: len(mild)], mild, spread=self.spread)
-            own.append(recipe.degraded * ranking)
-        return self._score_loss(score[:count], batch, part), own
+        return self._score_loss(score, batch, part), own
 
     def _score_loss(self, score: Tensor, batch: Batch, part: int) -> Tensor:
         """Return the loss of this process's scores of a part, beside those of all others."""

@@ -42,8 +42,3 @@ def order_loss(predicted: Tensor, target: Tensor, sets: Tensor, *, spread: float
     first = sets == 0
     anchor = F.smooth_l1_loss(predicted / spread, target / spread, reduction="none")
     return pairs + ANCHOR * (anchor * first).sum() / first.sum().clamp_min(1)
-
-
-def ranking_loss(better: Tensor, worse: Tensor, *, spread: float) -> Tensor:
-    """Logistic loss of `better` scoring above `worse`, in units of the scores' spread."""
-    return F.softplus((worse - better) / (0.25 * spread)).mean()

@@ -10,9 +10,10 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.training.closed_form import ClosedForm
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,6 @@ class Recipe:
             single data set.
         mixup: share of steps in which images and scores are mixed pairwise.
         score_noise: standard deviation, in units of the scores' own, added to targets.
-        degraded: weight of the ranking loss by which a crop must score above a mildly and
-            that above a strongly degraded copy; a quarter of each batch takes part.
         drop: dropout rate before the heads.
         turn: share of images that are mirrored left to right.
         select: validation figure that chooses the epoch: `srcc`, or `srcc+plcc`.
@@ -84,7 +83,6 @@ class Recipe:
     auxiliary: float = 0.2
     mixup: float = 0.5
     score_noise: float = 0.15
-    degraded: float = 0.0
     drop: float = 0.1
     turn: float = 0.5
     select: str = "srcc"
@@ -112,7 +110,6 @@ class Recipe:
             "score_noise",
             "correlation",
             "auxiliary",
-            "degraded",
         ):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         for name, choices in CHOICES.items():
@@ -143,9 +140,9 @@ CHOICES = {
     "select": ("srcc", "srcc+plcc"),
 }
 
-RECIPES: dict[str, Recipe] = {
-    "compact": Recipe(epochs=26, crop=256, finish=4),
-    "compact-quick": Recipe(epochs=14, crop=192, finish=2),
+STEPWISE: dict[str, Recipe] = {
+    "convolutional": Recipe(epochs=26, crop=256, finish=4),
+    "convolutional-quick": Recipe(epochs=14, crop=192, finish=2),
     "paper": Recipe(
         epochs=30,
         batch_size=8,
@@ -162,7 +159,6 @@ RECIPES: dict[str, Recipe] = {
         auxiliary=0.0,
         mixup=0.0,
         score_noise=0.0,
-        degraded=0.0,
         select="srcc+plcc",
     ),
     "modern": Recipe(
@@ -177,20 +173,24 @@ RECIPES: dict[str, Recipe] = {
         auxiliary=0.0,
         mixup=0.0,
         score_noise=0.0,
-        degraded=0.0,
     ),
 }
 # What starts from a trained network needs fewer and smaller steps.
-RECIPES["compact-tune"] = dataclasses.replace(
-    RECIPES["compact"], epochs=10, finish=2, learning_rate=3e-4
+STEPWISE["convolutional-tune"] = dataclasses.replace(
+    STEPWISE["convolutional"], epochs=10, finish=2, learning_rate=3e-4
 )
-RECIPES["modern-tune"] = dataclasses.replace(RECIPES["modern"], epochs=10, learning_rate=5e-6)
+STEPWISE["modern-tune"] = dataclasses.replace(STEPWISE["modern"], epochs=10, learning_rate=5e-6)
+
+RECIPES: dict[str, Recipe | ClosedForm] = {"compact": ClosedForm(), **STEPWISE}
 
 
 BOOLEANS = {"true": True, "false": False}
 
 
-def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe | ClosedForm")
+
+
+def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
     """Return `recipe` changed by `key=value` strings.
 
     Raises:

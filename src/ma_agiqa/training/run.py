@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, TrainedOn
-from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.provenance import environment
 from ma_agiqa.training import processes as launched
 from ma_agiqa.training.card import training_card
+from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.datasets import DataSet, load_sets, training_part
+from ma_agiqa.training.fitting import fit_run
 from ma_agiqa.training.folder import Run
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import training_record
+from ma_agiqa.training.request import Observer, TrainRequest
 from ma_agiqa.training.semantics import network_arguments, open_store, questions_of
 from ma_agiqa.training.starts import Start, find, initial_network, with_arguments
 
@@ -37,55 +38,10 @@ TUNED = "-tuned"
 """What the name of a fine-tuned model ends in."""
 
 
-@dataclass(frozen=True)
-class TrainRequest:
-    """What to train, on what.
-
-    Attributes:
-        data: name in the data registry, or a CSV or Parquet table.
-        root: folder the data set lies in.
-        out: folder of the run.
-        model: name in `starts.STARTS`, or a model directory or Hub id to be fine-tuned.
-        backbone: see `starts.load_backbone`; only for networks that have one.
-        store: feature store, for networks that take semantic vectors.
-        network: changed arguments of the network, see `starts.with_arguments`.
-        split: name of the split; `train` trains, `val` selects, `test` stays unread.
-        target: which human score; None takes the data set's own default.
-        also: further data sets, name or table and root each, of the same split and, where
-            they have it, target; the model's scale is that of `data`.
-        precision: `auto`, `float32` or `bfloat16`.
-    """
-
-    data: str
-    root: Path
-    out: Path
-    recipe: Recipe
-    model: str = "compact"
-    backbone: str = "published"
-    store: Path | None = None
-    network: tuple[str, ...] = ()
-    split: str = "paper"
-    target: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    resume: bool = False
-    also: tuple[tuple[str, Path], ...] = ()
-    columns: TableColumns = field(default_factory=TableColumns)
-
-
-class Observer(Protocol):
-    """Gets news of a run; the command line draws a progress bar from it."""
-
-    def epoch_started(self, epoch: int, epochs: int) -> None: ...
-    def loss(self, running: float) -> None: ...
-    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
 class Silence:
     """The observer of a process that is not the first."""
 
+    def described(self, images: int, of: int) -> None: ...
     def epoch_started(self, epoch: int, epochs: int) -> None: ...
     def loss(self, running: float) -> None: ...
     def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...
@@ -108,7 +64,12 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     start = find(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
-    store = open_store(start, request.store, request.recipe)
+    recipe = request.recipe
+    if start.closed_form != isinstance(recipe, ClosedForm):
+        raise UsageError(
+            f"this recipe does not fit {request.model}", remedy=f"--recipe {start.recipe}"
+        )
+    store = None if isinstance(recipe, ClosedForm) else open_store(start, request.store, recipe)
     run = Run(request, store, start=start, first=processes.first)
     sets = load_sets(
         [(request.data, request.root), *request.also],
@@ -118,26 +79,33 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         scale=None if start.config is None else start.config.scale,
     )
     config = _model_config(request, start, sets, store)
-    trainer = _trainer(request, start, config, sets, store, processes)
-    _run_epochs(run, trainer, config, sets, observer if processes.first else Silence())
+    if isinstance(recipe, ClosedForm):
+        fit_run(run, recipe, config, sets, processes, observer)
+    else:
+        trainer = _trainer(request, recipe, start, config, sets, store, processes)
+        _run_epochs(run, recipe, trainer, config, sets, observer if processes.first else Silence())
     processes.close()
     return run.model
 
 
 def _run_epochs(
-    run: Run, trainer: Trainer, config: ModelConfig, sets: list[DataSet], observer: Observer
+    run: Run,
+    recipe: Recipe,
+    trainer: Trainer,
+    config: ModelConfig,
+    sets: list[DataSet],
+    observer: Observer,
 ) -> None:
-    request = run.request
     history, best = run.restore(trainer)
     run.tell(observer)
-    for epoch in range(len(history), request.recipe.epochs):
-        observer.epoch_started(epoch, request.recipe.epochs)
+    for epoch in range(len(history), recipe.epochs):
+        observer.epoch_started(epoch, recipe.epochs)
         started = time.perf_counter()
         loss = trainer.run_epoch(epoch, progress=observer.loss)
         line: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, **trainer.validate()}
         line["seconds"] = round(time.perf_counter() - started, 2)
         history.append(line)
-        figure = _selected_by(request.recipe, line)
+        figure = _selected_by(recipe, line)
         better = best is None or figure > best
         if better:
             best = figure
@@ -171,7 +139,8 @@ def _model_config(
     where, first = environment(), sets[0]
     scores = first.to_model(first.scores("train"))
     name, scale = request.model, first.scale
-    network = {**start.network(request.recipe, scale)}
+    drop = request.recipe.drop if isinstance(request.recipe, Recipe) else 0.0
+    network = {**start.network(drop, scale)}
     if start.config is None:
         network = with_arguments({**network, **network_arguments(store)}, request.network)
     else:
@@ -198,6 +167,7 @@ def _model_config(
 
 def _trainer(
     request: TrainRequest,
+    recipe: Recipe,
     start: Start,
     config: ModelConfig,
     sets: list[DataSet],
@@ -219,7 +189,7 @@ def _trainer(
     )
     return Trainer(
         model,
-        recipe=request.recipe,
+        recipe=recipe,
         train=train,
         val=val,
         seed=request.seed,

@@ -42,12 +42,11 @@ def open_store(start: Start, path: Path | None, recipe: Recipe) -> FeatureStore 
             "this network takes semantic features",
             remedy="`ma-agiqa extract` them, then give --store DIR",
         )
-    for name in ("mixup", "degraded"):
-        if getattr(recipe, name):
-            raise UsageError(
-                f"recipe: {name} makes images that the store has no vectors of",
-                remedy=f"--set {name}=0",
-            )
+    if recipe.mixup:
+        raise UsageError(
+            "recipe: mixup makes images that the store has no vectors of",
+            remedy="--set mixup=0",
+        )
     store = FeatureStore.open(path)
     if start.config is not None:
         _require_fit(store, start.config)

@@ -1,6 +1,7 @@
 """What a training starts from: the network, its preprocessing, its recipe, its weights.
 
-    compact   the small visual expert, from random weights
+    compact   the small visual expert, fitted in closed form
+    convolutional   a small convolutional network, from random weights
     visual    the paper's visual expert without semantics; its vision transformer starts from
               published ImageNet weights unless told otherwise
     paper     the whole network of the paper: the visual expert and the semantic vectors of a
@@ -28,13 +29,15 @@ from torch import Tensor, nn
 
 from ma_agiqa import checkpoints, presets
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.data.samples import hint
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.text import hint
 from ma_agiqa.types import Scale
 
 PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
 """timm's name of the weights the paper starts from; the bare name means others today."""
+
+NATIVE = Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024)
+"""Pictures at their own resolution, where noise, blur and artefacts live."""
 
 PAPER_SEMANTICS, PAPER_SEMANTIC_WIDTH = 2, 4096  # where a configuration does not say
 
@@ -45,20 +48,22 @@ class Start:
 
     Attributes:
         architecture: name in the table of `checkpoints.py`.
-        network: recipe and scale of the scores -> arguments of the architecture.
+        network: dropout rate and scale of the scores -> arguments of the architecture.
         recipe: name of the default recipe.
         backbone: whether it stands on a vision transformer with published weights.
         semantics: whether it takes semantic vectors; how many and how wide is known from
             the store they come from.
+        closed_form: whether it is fitted in closed form instead of trained in steps.
         directory, config: of the model to be fine-tuned; None for a new network.
     """
 
     architecture: str
-    network: Callable[[Recipe, Scale], dict[str, Any]]
+    network: Callable[[float, Scale], dict[str, Any]]
     preprocess: Preprocess
     recipe: str
     backbone: bool
     semantics: bool = False
+    closed_form: bool = False
     directory: Path | None = None
     config: ModelConfig | None = None
 
@@ -66,23 +71,35 @@ class Start:
 STARTS: dict[str, Start] = {
     "compact": Start(
         architecture="compact",
-        network=lambda recipe, scale: {"low": scale.low, "high": scale.high, "drop": recipe.drop},
-        preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),
+        network=lambda drop, scale: {},  # its size follows from the fit
+        preprocess=NATIVE,
         recipe="compact",
+        backbone=False,
+        closed_form=True,
+    ),
+    "convolutional": Start(
+        architecture="convolutional",
+        network=lambda drop, scale: {
+            "low": scale.low,
+            "high": scale.high,
+            "drop": drop,
+        },
+        preprocess=NATIVE,
+        recipe="convolutional",
         backbone=False,
     ),
     "visual": Start(
         architecture="ma-agiqa",
-        network=lambda recipe, scale: {"semantics": 0, "visual": {"dropout": recipe.drop}},
+        network=lambda drop, scale: {"semantics": 0, "visual": {"dropout": drop}},
         preprocess=Preprocess(kind="paper"),
         recipe="paper",
         backbone=True,
     ),
     "paper": Start(
         architecture="ma-agiqa",
-        network=lambda recipe, scale: {
-            "visual": {"dropout": recipe.drop},
-            "dropout": recipe.drop,
+        network=lambda drop, scale: {
+            "visual": {"dropout": drop},
+            "dropout": drop,
         },
         preprocess=Preprocess(kind="paper"),
         recipe="paper",
@@ -108,14 +125,20 @@ def find(model: str) -> Start:
         )
     directory = presets.find(model)
     config = checkpoints.read_config(directory)
-    compact = config.architecture == "compact"
+    if config.architecture == "compact":
+        raise UsageError(
+            "a compact model is fitted in closed form, there are no steps to go on with",
+            path=directory,
+            remedy="fit a new one, on several data sets with --also",
+        )
+    convolutional = config.architecture == "convolutional"
     return Start(
         architecture=config.architecture,
-        network=lambda recipe, scale: dict(config.network),
+        network=lambda drop, scale: dict(config.network),
         preprocess=config.preprocess,
-        recipe="compact-tune" if compact else "modern-tune",
+        recipe="convolutional-tune" if convolutional else "modern-tune",
         backbone=False,
-        semantics=not compact and config.network.get("semantics", PAPER_SEMANTICS) > 0,
+        semantics=not convolutional and config.network.get("semantics", PAPER_SEMANTICS) > 0,
         directory=directory,
         config=config,
     )
