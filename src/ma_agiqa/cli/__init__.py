@@ -24,6 +24,7 @@ from ma_agiqa.cli import (
     exits,
     extract,
     models,
+    probe,
     score,
     train,
 )
@@ -67,6 +68,7 @@ app.command("score")(score.score)
 app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("probe")(probe.probe)
 app.command("convert")(convert.convert)
 app.command("convert-lmm")(convert_lmm.convert_lmm)
 app.command("models")(models.models)

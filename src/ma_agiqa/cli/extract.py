@@ -29,7 +29,7 @@ Data = Annotated[
 DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
 Lmm = Annotated[
     str | None,
-    typer.Option("--lmm", help="mplug-owl2, a checkpoint directory or a Hub id."),
+    typer.Option("--lmm", help="mplug-owl2, a checkpoint directory, a Hub id, or handcrafted."),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the LMM: fp16 as published, bf16 or fp32.")]
 Questions = Annotated[
@@ -122,8 +122,11 @@ def _open(store: Path, encoder: SemanticEncoder | None, questions: Path | None) 
     from ma_agiqa.features.header import Header
     from ma_agiqa.features.official import PARTS, WIDTH
     from ma_agiqa.features.store import FeatureStore
+    from ma_agiqa.lmm.encoders import default_questions
 
-    asked = OFFICIAL if questions is None else read_questions(questions)
+    asked = OFFICIAL if encoder is None else default_questions(encoder)
+    if questions is not None:
+        asked = read_questions(questions)
     parts = PARTS if encoder is None else encoder.parts
     width = WIDTH if encoder is None else encoder.width
     return FeatureStore.create(store, Header(encoder=parts, width=width, questions=asked))
