@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ma_agiqa.cli import (
+    benchmark,
     convert,
     convert_lmm,
     datasets,
@@ -69,6 +70,8 @@ app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("probe")(probe.probe)
+app.command("benchmark")(benchmark.benchmark)
+app.command("peer")(benchmark.peer)
 app.command("convert")(convert.convert)
 app.command("convert-lmm")(convert_lmm.convert_lmm)
 app.command("models")(models.models)

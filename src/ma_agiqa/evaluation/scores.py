@@ -10,7 +10,9 @@ Shapes: n images.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +26,7 @@ from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
+from ma_agiqa.files import write_atomically
 
 NAME, SCORE = "name", "score"
 FALLING = "the relation is falling; if lower is better in these scores, say so"
@@ -42,6 +45,19 @@ def read_scores(path: str | Path) -> dict[str, float]:
     if repeated:
         raise DataError(f"names that occur more than once: {some(repeated)}", path=path)
     return dict(zip(names, scores.tolist(), strict=True))
+
+
+def write_scores(path: str | Path, scores: Mapping[str, float]) -> None:
+    """Write a CSV that `read_scores` reads, every digit of it.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([NAME, SCORE])
+    writer.writerows((name, repr(score)) for name, score in scores.items())
+    write_atomically(path, text.getvalue())
 
 
 def scores_of(
