@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ma_agiqa.bench.models import KINDS, AblationSpec, ModelSpec, TrainSpec
+from ma_agiqa.bench.models import KINDS, AblationSpec, DirectorySpec, ModelSpec, TrainSpec
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.data.samples import hint
 from ma_agiqa.errors import MissingExtraError, UsageError
@@ -137,7 +137,10 @@ def _model_spec(entry: Mapping[str, Any], path: Path) -> ModelSpec:
     if kind not in KINDS:
         raise UsageError(f"{where}: no kind {kind!r}{hint(str(kind), KINDS, 'kinds are')}")
     rest = {key: value for key, value in entry.items() if key != "kind"}
-    return build(KINDS[kind], rest, where=where, folder=path.parent)
+    spec = build(KINDS[kind], rest, where=where, folder=path.parent)
+    if isinstance(spec, DirectorySpec) and (path.parent / spec.model).is_dir():
+        return dataclasses.replace(spec, model=str(path.parent / spec.model))
+    return spec
 
 
 def expand_split(text: str) -> tuple[str, ...]:

@@ -119,8 +119,9 @@ def _scores_digest(spec: ScoresSpec, materials: Sequence[Material]) -> str:
 def _directory_digest(spec: DirectorySpec) -> str:
     if spec.store is not None:
         header.read(spec.store)
-    if "/" in spec.model and not Path(spec.model).exists() and spec.model not in presets.MODELS:
-        return spec.revision or ""  # on the Hub: its files are looked at when its turn comes
+    on_hub = spec.model.count("/") == 1 and not spec.model.startswith((".", "/", "~"))
+    if on_hub and not Path(spec.model).is_dir():
+        return spec.revision or ""  # its files are fetched when its turn comes
     folder = presets.find(spec.model, revision=spec.revision)
     return _file_sha(folder / "config.json") + _file_sha(folder / "model.safetensors")
 
