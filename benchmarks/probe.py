@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shlex
 import sys
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """Measure, print and, when asked, write the report."""
     with tempfile.TemporaryDirectory() as folder:
         features, scores = made_up(options, Path(folder) / "features.npy")
+        load = os.getloadavg()[0]  # of other programs, where it is not small
         rate = matmul_rate()
         before = peak_bytes()
         train, val = int(0.7 * len(scores)), int(0.8 * len(scores))
@@ -67,6 +69,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         "strengths_asked": len(STRENGTHS),
         "strengths_solved": len(path.strengths),
         "strength": path.strengths[int(errors.argmin())],
+        "load_average_before": load,
         "seconds": seconds,
         "seconds_fit": fitted - started,
         "seconds_cpu": cpu,

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import bench_desk
+import tiny_paper
 from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 from command_line import run, save_model
 from ma_agiqa.bench import execute, runner
+from ma_agiqa.bench.models import AblationSpec
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.errors import FeatureError
@@ -247,3 +249,32 @@ def test_the_page_needs_nothing_else_and_escapes_names(desk: Path) -> None:
     medians = [r["figures"]["srcc"]["median"] for r in results(desk)["summary"]["rows"]]
     assert len(dots) == 2
     assert (float(dots[0]) > float(dots[1])) == (medians[0] > medians[1])
+
+
+def test_a_training_takes_some_of_a_stores_questions_and_no_gate(desk: Path) -> None:
+    """The row of an ablation; all its rows are written out in `test_bench_grid.py`."""
+    for module in ("timm", "cv2"):
+        pytest.importorskip(module, reason="the paper's network needs the extra `paper`")
+    network = [f"visual.{key}={value}" for key, value in tiny_paper.NETWORK.items()]
+    (row,) = (
+        row
+        for row in AblationSpec(name="x", store=desk / "store", network=tuple(network)).models()
+        if row.vectors == ("coherence",)
+    )
+    model = f"""
+[[model]]
+name = "{row.name}"
+kind = "train"
+model = "{row.model}"
+store = "store"
+vectors = ["coherence"]
+backbone = "random"
+settings = ["epochs=1", "batch_size=8"]
+network = {json.dumps([*row.network, "gate=none"])}
+"""
+    benchmark(desk, "resamples = 100\n", A.replace("0..1", "0"), model)
+    (cell,) = results(desk)["cells"]
+    config = json.loads((Path(cell["detail"]["model"]) / "config.json").read_text())
+    assert list(config["questions"]) == ["coherence"]
+    assert config["network"]["gate"] == "none"
+    assert cell["judgements"][0]["report"]["n"] == 10
