@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+import scored_pictures
 from ma_agiqa import checkpoints
 from ma_agiqa.errors import DataError, ModelError, UsageError
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
@@ -45,18 +44,7 @@ class Watcher:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of 60 noisy pictures of two sizes whose score falls with the noise."""
-    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
-    with (root / "scores.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "score"])
-        for number in range(60):
-            noise = number / 60
-            size = (48, 40) if number % 2 else (40, 40)
-            pixels = 128 + rng.normal(0, 80 * noise + 1, (*size, 3))
-            name = f"{number:02d}.png"
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name)
-            writer.writerow([name, 5 - 4 * noise])
-    return root / "scores.csv"
+    return scored_pictures.write(tmp_path_factory.mktemp("set"))
 
 
 def request(table: Path, out: Path, **changes: Any) -> TrainRequest:

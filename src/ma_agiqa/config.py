@@ -64,6 +64,8 @@ class ModelConfig:
             takes, in order; empty for a model without semantics.
         encoder: parts of the encoder whose vectors it was trained on, see
             `experts/semantic.py`; empty where that is not known.
+        training: what else there is to know of its training: the model it started from, the
+            other data sets and how the score maps to their scales; see `training/record.py`.
         versions: versions of this package and of torch that wrote the file.
         commit: commit of this package's repository at training time, if known.
     """
@@ -76,6 +78,7 @@ class ModelConfig:
     trained_on: TrainedOn | None = None
     questions: dict[str, dict[str, str]] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     format_version: int = FORMAT_VERSION

@@ -12,7 +12,12 @@ from ma_agiqa.text import hint
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
 Architecture = Annotated[
-    str, typer.Option("--model", help="What to train: compact, visual or paper.")
+    str,
+    typer.Option(
+        "--model",
+        help="What to train: compact, visual or paper anew; or a model directory or Hub id to "
+        "fine-tune.",
+    ),
 ]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="Recipe preset; else the one named like the model.")
@@ -34,6 +39,14 @@ Settings = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")]
 
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        help="Another data set to learn from at the same time: NAME=ROOT or TABLE=ROOT; may be "
+        "repeated. The model keeps the scale of --data.",
+    ),
+]
 Backbone = Annotated[
     str,
     typer.Option(
@@ -71,21 +84,24 @@ def train(
     backbone: Backbone = "published",
     store: Store = None,
     network: Network = None,
+    also: Also = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
+    from ma_agiqa.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.errors import UsageError
+    from ma_agiqa.training.processes import is_first
     from ma_agiqa.training.recipe import RECIPES, with_settings
     from ma_agiqa.training.run import TrainRequest
     from ma_agiqa.training.run import train as run
-    from ma_agiqa.training.starts import STARTS
+    from ma_agiqa.training.starts import find
 
-    if model not in STARTS:
-        raise UsageError(f"nothing named {model!r} to train{hint(model, STARTS, 'known are')}")
-    name = recipe or STARTS[model].recipe
+    name = recipe or find(model).recipe
     if name not in RECIPES:
         raise UsageError(f"no recipe named {name!r}{hint(name, RECIPES, 'known are')}")
     request = TrainRequest(
@@ -104,10 +120,22 @@ def train(
         precision=precision,
         resume=resume,
         columns=TableColumns(image_column, score_column, prompt_column),
+        also=tuple(name_and_root(text) for text in also or ()),
     )
     with Progress() as progress:
         directory = run(request, observer=progress)
-    typer.echo(directory)
+    if is_first():
+        typer.echo(directory)
+
+
+def name_and_root(text: str) -> tuple[str, Path]:
+    """Return the data set and the folder that `NAME=ROOT` names."""
+    from ma_agiqa.errors import UsageError
+
+    name, equals, root = text.rpartition("=")
+    if not (name and equals and root):
+        raise UsageError(f"--also takes NAME=ROOT, got {text!r}")
+    return name, Path(root)
 
 
 class Progress:

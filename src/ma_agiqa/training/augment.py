@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ma_agiqa.training.recipe import Recipe
@@ -31,42 +32,73 @@ PAPER_TURNS = (0.33, 0.33, 0.34)  # of one, two and three quarter turns
 
 
 def views(
-    images: Sequence[Tensor], recipe: Recipe, *, epoch: int, rng: np.random.Generator
+    images: Sequence[Tensor],
+    recipe: Recipe,
+    *,
+    epoch: int,
+    rng: np.random.Generator,
+    rows: Sequence[int] | None = None,
+    batch: int | None = None,
 ) -> Tensor:
-    """Return one view of each uint8 (3, H, W) image as float (B, 3, S, S) in [0, 1]."""
+    """Return one view of each uint8 (3, H, W) image as float (B, 3, S, S) in [0, 1].
+
+    Args:
+        rows: which rows of a batch of `batch` the images are; all of them when None. Chance is
+            drawn for the whole batch, so that each of several processes sees its own rows of
+            the same batch.
+    """
+    batch = len(images) if batch is None else batch
+    rows = range(batch) if rows is None else rows
     if recipe.views == "crops":
-        return random_crops(images, side=recipe.crop_in(epoch), turn=recipe.turn, rng=rng)
+        where = rng.random((batch, 3))[list(rows)]
+        return crops(images, where, side=recipe.crop_in(epoch), turn=recipe.turn)
     if recipe.views == "mirror":
-        mirrored = rng.random(len(images)) < recipe.turn
+        mirrored = (rng.random(batch) < recipe.turn)[list(rows)]
         chosen = [i.flip(2) if m else i for i, m in zip(images, mirrored, strict=True)]
     else:
-        chosen = [paper_view(image, rng=rng) for image in images]
+        turns = [paper_turn(rng) for _ in range(batch)]
+        chosen = [turned(i, *turns[row]) for i, row in zip(images, rows, strict=True)]
     return to_unit(torch.stack(chosen))
 
 
 def paper_view(image: Tensor, *, rng: np.random.Generator) -> Tensor:
     """Turn a square (3, S, S) image as the official training does."""
+    return turned(image, *paper_turn(rng))
+
+
+def paper_turn(rng: np.random.Generator) -> tuple[int, bool]:
+    """Draw how many quarter turns the official training gives an image, and whether it flips."""
+    quarters = 0
     if rng.random() < PAPER_SHARE:
-        image = image.rot90(int(rng.choice((1, 2, 3), p=PAPER_TURNS)), (1, 2))
-    return image.flip(1) if rng.random() < PAPER_SHARE else image
+        quarters = int(rng.choice((1, 2, 3), p=PAPER_TURNS))
+    return quarters, bool(rng.random() < PAPER_SHARE)
 
 
-def random_crops(
-    images: Sequence[Tensor], *, side: int, turn: float, rng: np.random.Generator
+def turned(image: Tensor, quarters: int, flip: bool) -> Tensor:
+    """Turn a square (3, S, S) image by quarters, then upside down if asked."""
+    image = image.rot90(quarters, (1, 2)) if quarters else image
+    return image.flip(1) if flip else image
+
+
+def crops(
+    images: Sequence[Tensor], where: NDArray[np.float64], *, side: int, turn: float
 ) -> Tensor:
     """Return one crop of each uint8 (3, H, W) image as float (B, 3, S, S) in [0, 1].
 
     An image smaller than the crop is continued by reflection, which adds no new texture.
+
+    Args:
+        where: of each image three numbers in [0, 1): how far down, how far right, and mirrored
+            left to right if below `turn`.
     """
-    where = rng.random((len(images), 3)).tolist()
-    crops = []
-    for image, (down, right, mirror) in zip(images, where, strict=True):
+    found = []
+    for image, (down, right, mirror) in zip(images, where.tolist(), strict=True):
         image = _at_least(image, side)
         top = int(down * (image.shape[1] - side + 1))
         left = int(right * (image.shape[2] - side + 1))
         crop = image[:, top : top + side, left : left + side]
-        crops.append(crop.flip(2) if mirror < turn else crop)
-    return to_unit(torch.stack(crops))
+        found.append(crop.flip(2) if mirror < turn else crop)
+    return to_unit(torch.stack(found))
 
 
 def _at_least(image: Tensor, side: int) -> Tensor:

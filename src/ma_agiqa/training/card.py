@@ -13,6 +13,7 @@ from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
 from ma_agiqa.experts.semantic import fingerprint_of
 from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.record import in_words
 
 
 def training_card(
@@ -38,8 +39,13 @@ def training_card(
             f"  `{fingerprint_of(config.encoder)}` ({config.encoder.get('encoder', 'unnamed')}).\n"
         )
     start = "from random initial weights"
+    if "started_from" in config.training:
+        start = "fine-tuned, see below"
     if backbone not in (None, "random"):
         start += f" but for its vision transformer ({backbone})"
+    selected = f"{len(split.val)} images"
+    if "data_sets" in config.training:
+        selected = "the mean over the data sets"
     source = " --lmm mplug-owl2" if config.questions else ""
     settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
     return f"""---
@@ -56,8 +62,8 @@ Predicts the mean opinion score that people would give an AI-generated image, on
 - Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
   {trained.images} images. {split.protocol}.
   {" ".join(split.caveats)}
-{semantics}- Recipe: {settings}.
-- Selected on the validation part ({len(split.val)} images): epoch {best["epoch"]}, SRCC
+{in_words(config.training)}{semantics}- Recipe: {settings}.
+- Selected on the validation part ({selected}): epoch {best["epoch"]}, SRCC
   {best["srcc"]:.4f}, raw PLCC {best["plcc_raw"]:.4f}. The split that selects is not the one
   that reports: see the evaluation of the test part.
 - Versions: {", ".join(f"{k} {v}" for k, v in config.versions.items())}; commit {config.commit}.

@@ -18,21 +18,36 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ma_agiqa import checkpoints
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.training.loop import Trainer
+from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.starts import Start
 
 if TYPE_CHECKING:
     from ma_agiqa.training.run import Observer, TrainRequest
 
 
 class Run:
-    """The folder; a run that is there already is resumed or refused, never overwritten."""
+    """The folder; a run that is there already is resumed or refused, never overwritten.
 
-    def __init__(self, request: TrainRequest, store: FeatureStore | None = None) -> None:
-        self.store = store
+    Args:
+        start: what the training starts from.
+        first: whether this process is the one that writes.
+    """
+
+    def __init__(
+        self,
+        request: TrainRequest,
+        store: FeatureStore | None,
+        *,
+        start: Start,
+        first: bool = True,
+    ) -> None:
+        self.store, self.start = store, start
         self.request, self.folder, self.model = request, request.out, request.out / "model"
         self.notes: list[str] = []
         settings, state = self.folder / "run.json", self.folder / "state.pt"
@@ -47,7 +62,7 @@ class Run:
         own = self._settings()
         if request.resume:
             _require_same(settings, own)
-        else:
+        elif first:
             write_atomically(settings, json.dumps(own, indent=2) + "\n")
         self._writer: Callable[[dict[str, Any]], None] | None = None
 
@@ -96,7 +111,7 @@ class Run:
                 board = SummaryWriter(str(self.folder / "curves"), purge_step=len(history))
 
                 def write(line: dict[str, Any]) -> None:
-                    for key in ("loss", "srcc", "plcc_raw"):
+                    for key in sorted(line.keys() - {"epoch", "seconds"}):
                         board.add_scalar(key, line[key], line["epoch"])
                     board.flush()
 
@@ -117,6 +132,10 @@ class Run:
         # Left out where they do not apply, as in runs of versions that did not know them.
         if request.network:
             settings["network"] = list(request.network)
+        if request.also:
+            settings["also"] = [name for name, _ in request.also]
+        if self.start.directory is not None:
+            settings["started_from"] = checkpoints.fingerprint(self.start.directory)
         if self.store is not None:
             settings["encoder"] = self.store.header.fingerprint
             settings["questions"] = to_record(self.store.header.questions)
@@ -128,10 +147,12 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
         written = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
-    for key, value in own.items():
-        if written.get(key) != value:
+    if isinstance(written.get("recipe"), dict):  # of a version with fewer keys
+        written["recipe"] = {**dataclasses.asdict(Recipe()), **written["recipe"]}
+    for key in {**own, **written}:
+        if written.get(key) != own.get(key):
             raise UsageError(
-                f"the run was started with {key} {written.get(key)!r}, not {value!r}",
+                f"the run was started with {key} {written.get(key)!r}, not {own.get(key)!r}",
                 path=path,
                 remedy="resume with the same settings, or start another run with another --out",
             )

@@ -2,18 +2,21 @@
 
 Every random choice of an epoch follows from (seed, epoch) alone, so a run that was killed
 and resumed at the last finished epoch gives the same weights as an unbroken one, bit for bit
-on a CPU. What this file does not do: touch a test part, or write files (`run.py`).
+on a CPU. Several processes plan the same batches and draw the same chances for the whole of
+each, then look at their own rows (`processes.py`); a batch may also be computed in parts, one
+after the other. Losses over a batch see all processes' rows of a part. What differs between
+one process and several: dropout masks, batch normalisation on CPUs (each process's own rows),
+and which images are degraded.
+What this file does not do: touch a test part, or write files (`run.py`).
 
-Shapes: B images, S side of the crop.
+Shapes: B images of a batch, S side of the crop.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,36 +26,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ma_agiqa.errors import DataError
-from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.training.augment import mixture, views
+from ma_agiqa.training.averaging import Average, batch_norms, recalibrate
+from ma_agiqa.training.batches import Batch, Rows, balanced, require_batches
 from ma_agiqa.training.degrade import degraded_pair
-from ma_agiqa.training.images import TrainingImages
-from ma_agiqa.training.losses import ranking_loss, score_loss
+from ma_agiqa.training.losses import order_loss, ranking_loss, score_loss
 from ma_agiqa.training.optimisation import build_optimiser, enable_checkpointing, learning_rate
+from ma_agiqa.training.parts import Part, autocast, predict, validation_figures
+from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.transforms import to_unit
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images of one part of a split with their human scores.
-
-    Attributes:
-        scores: shape (n,).
-        second: scores of an auxiliary target, shape (n,), or None.
-        semantics: vectors of K questions, shape (n, K, F), or None for a network without.
-    """
-
-    images: TrainingImages
-    scores: NDArray[np.float64]
-    second: NDArray[np.float64] | None = None
-    semantics: Tensor | None = None
-
-    def semantics_of(self, positions: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-        """Return what the network takes besides images: () or one tensor (B, K, F)."""
-        if self.semantics is None:
-            return ()
-        return (self.semantics[list(positions)].float().to(device),)
+from ma_agiqa.training.scales import ScaleMaps
 
 
 class Trainer:
@@ -62,7 +45,10 @@ class Trainer:
         model: network whose forward returns a record with `.score`; where it also has
             `.features` (B, C, h, w) and the network a `width` C, the auxiliary target is read
             from them.
+        train, val: of several data sets, scores of `train` are on one scale (`scales.py`).
         precision: `float32`, or `bfloat16` for automatic mixed precision.
+        processes: those of this training; this one alone on the CPU when None.
+        sets: names of the data sets that `train.sets` and `val.sets` count.
     """
 
     def __init__(
@@ -73,43 +59,61 @@ class Trainer:
         train: Part,
         val: Part,
         seed: int,
-        device: torch.device,
         precision: str,
+        processes: Processes | None = None,
+        sets: Sequence[str] = (),
     ) -> None:
-        if len(train.images) < recipe.batch_size:
-            raise DataError(
-                f"{len(train.images)} training images do not fill a batch of {recipe.batch_size}",
-                remedy="--set batch_size=N",
-            )
-        self.recipe, self.train, self.val = recipe, train, val
-        self.seed, self.device, self.precision = seed, device, precision
-        self.spread = float(train.scores.std())
+        self.processes = processes = processes or Processes(torch.device("cpu"))
+        self.rows = Rows(
+            batch=recipe.batch_size,
+            parts=recipe.accumulate,
+            rank=processes.rank,
+            processes=processes.count,
+        )
+        require_batches(len(train.images), recipe, self.rows)
+        self.recipe, self.train, self.val, self.sets = recipe, train, val, tuple(sets)
+        self.seed, self.device, self.precision = seed, processes.device, precision
+        first = train.scores if train.sets is None else train.scores[train.sets == 0]
+        self.spread = float(first.std())
         if recipe.checkpointing:
             enable_checkpointing(model)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        model = processes.synchronised(model)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaging = Average(self.model, decay=recipe.ema)
+        self.average = self.averaging.model
         self.auxiliary = self._auxiliary_head()
-        extra = () if self.auxiliary is None else self.auxiliary.parameters()
-        self.optimiser = build_optimiser(self.model, extra, recipe)
+        self.maps: ScaleMaps | None = None
+        if train.sets is not None and recipe.loss != "rank":
+            mean = float(first.mean())
+            self.maps = ScaleMaps(sets=len(sets), mean=mean, spread=self.spread).to(self.device)
+        self.beside = [p for part in (self.auxiliary, self.maps) if part for p in part.parameters()]
+        self.optimiser = build_optimiser(self.model, self.beside, recipe)
+        self.network = processes.wrap(self.model)
         self.steps_per_epoch = len(train.images) // recipe.batch_size
         self.step = 0
+        self.predicted: NDArray[np.float64] | None = None  # of the last validation
+        self._chance = torch.default_generator
+        if processes.count > 1:  # dropout draws from the default one, each process its own
+            self._chance = torch.Generator()
 
     def run_epoch(self, epoch: int, *, progress: Callable[[float], None] | None = None) -> float:
         """Train one epoch and return its mean loss; `progress` gets the running mean."""
         rng = np.random.default_rng([self.seed, epoch])
-        torch.manual_seed(int(rng.integers(2**62)))
+        seed = int(rng.integers(2**62))
+        self._chance.manual_seed(seed)
+        torch.manual_seed(seed + self.processes.rank)
         self.model.train()
+        self.network.train()
         plan = self._plan(rng)
         total = torch.zeros((), device=self.device)
-        for done, (positions, images) in enumerate(
-            zip(plan, self.train.images.batches(plan), strict=True), start=1
-        ):
-            total += self._step(positions, images, epoch, rng)
+        for done, (positions, images) in enumerate(self._shares(plan), start=1):
+            total += self._step(self._batch(positions, images, epoch, rng), rng)
             if progress is not None and (done % 10 == 0 or done == len(plan)):
                 progress(float(total) / done)
+        self.averaging.settle()
         if epoch == self.recipe.epochs - 1:
             self._recalibrate(epoch)
-        mean = float(total) / len(plan)
+        mean = float(self.processes.total(total)) / self.processes.count / len(plan)
         if not math.isfinite(mean):
             raise DataError(
                 f"the loss became {mean} in epoch {epoch + 1}",
@@ -118,121 +122,183 @@ class Trainer:
         return mean
 
     def validate(self) -> dict[str, float]:
-        """Return SRCC and raw PLCC of the averaged weights on whole validation images."""
-        predicted = predict(
-            self.average.eval(), self.val, device=self.device, precision=self.precision
+        """Return SRCC and raw PLCC of the averaged weights on whole validation images.
+
+        Of several data sets these are the means over sets; each set's own stand beside them
+        as `srcc/NAME` and `plcc_raw/NAME`.
+        """
+        self.processes.share_buffers(self.average)
+        self.predicted = predict(
+            self.average.eval(), self.val, processes=self.processes, precision=self.precision
         )
-        mos = self.val.scores
-        return {"srcc": srcc(mos, predicted), "plcc_raw": plcc_raw(mos, predicted)}
+        return validation_figures(self.val, self.predicted, self.sets)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs besides its settings."""
-        return {
+        state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "auxiliary": self.auxiliary.state_dict() if self.auxiliary is not None else {},
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
         }
+        return state if self.maps is None else {**state, "maps": self.maps.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])
+        if self.maps is not None:
+            self.maps.load_state_dict(state["maps"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def _step(
+    def _batch(
         self, positions: Sequence[int], images: list[Tensor], epoch: int, rng: np.random.Generator
-    ) -> Tensor:
-        recipe, count = self.recipe, len(positions)
-        seen = views(images, recipe, epoch=epoch, rng=rng).to(self.device)
+    ) -> Batch:
+        """Draw what happens to a batch, and make this process's rows of it."""
+        recipe, count, own = self.recipe, len(positions), self.rows.own
+        seen = views(images, recipe, epoch=epoch, rng=rng, rows=own, batch=count).to(self.device)
         targets = self._targets(self.train.scores, positions)
-        targets = targets + recipe.score_noise * self.spread * torch.randn(count).to(self.device)
+        noise = torch.randn(count, generator=self._chance).to(self.device)
+        targets = targets + recipe.score_noise * self.spread * noise
         factor, partners = mixture(count, share=recipe.mixup, rng=rng)
         partners = partners.to(self.device)
 
         def mix(x: Tensor) -> Tensor:
             return x if factor == 1.0 else factor * x + (1 - factor) * x[partners]
 
-        inputs = [mix(seen)]
-        if recipe.degraded > 0:
-            inputs.extend(degraded_pair(seen[: count // 4], rng=rng))
-        batch = self.train.images.normalise(torch.cat(inputs))
-        with autocast(self.device, self.precision):
-            output = self.model(
-                batch.contiguous(memory_format=torch.channels_last),
-                *self.train.semantics_of(positions, self.device),
+        mixed = seen
+        if factor != 1.0:
+            everyone = self.processes.gather(seen)
+            mixed = (
+                factor * seen
+                + (1 - factor) * everyone[self.rows.place.to(self.device)[partners[own]]]
             )
-        score = output.score.float()
-        loss = score_loss(score[:count], mix(targets), recipe=recipe, spread=self.spread)
+        second = sets = None
         if self.auxiliary is not None and self.train.second is not None:
             second = mix(self._targets(self.train.second, positions))
-            guess = self.auxiliary(output.features[:count].float().mean((2, 3)))[:, 0]
-            loss = loss + recipe.auxiliary * F.smooth_l1_loss(guess, second)
-        if recipe.degraded > 0:
-            mild, strong = score[count:].chunk(2)
-            ranking = ranking_loss(mild, strong, spread=self.spread)
-            if factor == 1.0:  # a mixture is no clean picture to rank above its copies
-                ranking = ranking + ranking_loss(score[: len(mild)], mild, spread=self.spread)
-            loss = loss + recipe.degraded * ranking
-        self._update(loss)
-        return loss.detach()
+        if self.train.sets is not None:
+            sets = torch.from_numpy(self.train.sets[list(positions)]).to(self.device)
+        return Batch(
+            [positions[row] for row in own],
+            seen,
+            mixed,
+            mix(targets),
+            second,
+            factor,
+            partners,
+            sets,
+        )
 
-    @torch.no_grad()
-    def _recalibrate(self, epoch: int) -> None:
-        """Estimate the batch-normalisation statistics of the averaged weights anew.
-
-        An average of statistics is not what the averaged weights produce. The views are
-        those of the last epoch: what the network will see when it scores.
-        """
-        norms = [m for m in self.average.modules() if isinstance(m, nn.BatchNorm2d)]
-        if not norms or self.recipe.recalibrate == 0:
-            return
-        rng = np.random.default_rng([self.seed, epoch, 1])
-        momentum = norms[0].momentum
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then takes the plain mean over all batches
-        plan = self._plan(rng)[: self.recipe.recalibrate]
-        self.average.train()
-        for positions, images in zip(plan, self.train.images.batches(plan), strict=True):
-            seen = views(images, self.recipe, epoch=epoch, rng=rng).to(self.device)
-            batch = self.train.images.normalise(seen)
-            with autocast(self.device, self.precision):
-                self.average(
-                    batch.contiguous(memory_format=torch.channels_last),
-                    *self.train.semantics_of(positions, self.device),
-                )
-        self.average.eval()
-        for norm in norms:
-            norm.momentum = momentum
-
-    def _update(self, loss: Tensor) -> None:
+    def _step(self, batch: Batch, rng: np.random.Generator) -> Tensor:
+        """Change the weights by one batch; return its loss, of this process's rows."""
         rate = learning_rate(self.recipe, self.step, self.steps_per_epoch * self.recipe.epochs)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        parts, total = self.recipe.accumulate, torch.zeros((), device=self.device)
+        for part in range(parts):
+            last = part == parts - 1
+            with contextlib.nullcontext() if last else self.processes.local(self.network):
+                whole, own = self._losses(batch, part, rng)
+                loss, counted = whole.detach(), whole * self.processes.count
+                for term in own:
+                    loss, counted = loss + term.detach(), counted + term
+                (counted / parts).backward()
+            total += loss / parts
+        self.processes.average_gradients(self.beside)
         if self.recipe.clip_norm > 0:
-            extra = () if self.auxiliary is None else self.auxiliary.parameters()
-            trained = (*self.model.parameters(), *extra)
+            trained = (*self.model.parameters(), *self.beside)
             nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
         self.optimiser.step()
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        average, current = self.average.state_dict(), self.model.state_dict()
-        floating = [k for k, v in average.items() if v.dtype.is_floating_point]
-        torch._foreach_lerp_(
-            [average[k] for k in floating], [current[k] for k in floating], 1 - decay
-        )
+        self.averaging.update(self.step)
         self.step += 1
+        return total
+
+    def _losses(
+        self, batch: Batch, part: int, rng: np.random.Generator
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss over all processes' rows of a part, and those over its own rows."""
+        recipe, count = self.recipe, self.rows.size
+        mine = slice(part * count, (part + 1) * count)
+        inputs = [batch.mixed[mine]]
+        if recipe.degraded > 0:
+            inputs.extend(degraded_pair(batch.seen[mine][: count // 4], rng=rng))
+        images = self.train.images.normalise(torch.cat(inputs) if inputs[1:] else inputs[0])
+        semantics = self.train.semantics_of(batch.positions[mine], self.device)
+        with autocast(self.device, self.precision):
+            output = self.network(images, *semantics)
+        score = output.score.float()
+        own: list[Tensor] = []
+        if self.auxiliary is not None and batch.second is not None:
+            guess = self.auxiliary(output.features[:count].float().mean((2, 3)))[:, 0]
+            second = batch.second[self.rows.of_part(part)]
+            own.append(recipe.auxiliary * F.smooth_l1_loss(guess, second))
+        if recipe.degraded > 0:
+            mild, strong = score[count:].chunk(2)
+            ranking = ranking_loss(mild, strong, spread=self.spread)
+            if batch.factor == 1.0:  # a mixture is no clean picture to rank above its copies
+                ranking = ranking + ranking_loss(score[: len(mild)], mild, spread=self.spread)
+            own.append(recipe.degraded * ranking)
+        return self._score_loss(score[:count], batch, part), own
+
+    def _score_loss(self, score: Tensor, batch: Batch, part: int) -> Tensor:
+        """Return the loss of this process's scores of a part, beside those of all others."""
+        everyone = slice(*(p * len(score) * self.processes.count for p in (part, part + 1)))
+        if self.recipe.loss == "rank":
+            predicted = self.processes.gather(score)
+            return order_loss(
+                predicted, batch.targets[everyone], batch.kinds()[everyone], spread=self.spread
+            )
+        if self.maps is not None and batch.sets is not None:
+            mine = self.rows.of_part(part)
+            mapped = self.maps(score, batch.sets[mine])
+            if batch.factor != 1.0:
+                partners = self.maps(score, batch.sets[batch.partners[mine]])
+                mapped = batch.factor * mapped + (1 - batch.factor) * partners
+            score = mapped
+        return score_loss(
+            self.processes.gather(score),
+            batch.targets[everyone],
+            recipe=self.recipe,
+            spread=self.spread,
+        )
+
+    def _recalibrate(self, epoch: int) -> None:
+        """Give the averaged weights batch-normalisation statistics of their own.
+
+        The views are those of the last epoch: what the network will see when it scores.
+        """
+        if not batch_norms(self.average) or self.recipe.recalibrate == 0:
+            return
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        plan = self._plan(rng)[: self.recipe.recalibrate]
+
+        def inputs() -> Iterator[tuple[Tensor, ...]]:
+            for positions, images in zip(plan, self.train.images.batches(plan), strict=True):
+                seen = views(images, self.recipe, epoch=epoch, rng=rng).to(self.device)
+                batch = self.train.images.normalise(seen)
+                yield batch, *self.train.semantics_of(positions, self.device)
+
+        with autocast(self.device, self.precision):
+            recalibrate(self.average, inputs())
 
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
         """Shuffle the images into full batches; those left over wait for another epoch."""
-        order = rng.permutation(len(self.train.images)).tolist()
+        order = rng.permutation(len(self.train.images))
+        if self.train.sets is not None and self.recipe.sampling == "balanced":
+            order = balanced(self.train.sets, rng=rng)
         size = self.recipe.batch_size
-        return [order[i * size : (i + 1) * size] for i in range(self.steps_per_epoch)]
+        batches = order[: self.steps_per_epoch * size].reshape(-1, size)
+        found: list[list[int]] = batches.tolist()
+        return found
+
+    def _shares(self, plan: list[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield each batch's positions, and the images of this process's rows."""
+        own = [[batch[row] for row in self.rows.own] for batch in plan]
+        return zip(plan, self.train.images.batches(own), strict=True)
 
     def _targets(self, scores: NDArray[np.float64], positions: Sequence[int]) -> Tensor:
         return torch.tensor(scores[list(positions)], dtype=torch.float32, device=self.device)
@@ -243,45 +309,3 @@ class Trainer:
         if self.recipe.auxiliary == 0 or self.train.second is None or width is None:
             return None
         return nn.Linear(width, 1).to(self.device)
-
-
-def predict(
-    model: nn.Module,
-    part: Part,
-    *,
-    device: torch.device,
-    precision: str = "float32",
-    batch_size: int = 8,
-) -> NDArray[np.float64]:
-    """Score whole images in order; returns shape (n,). Only equal sizes share a batch."""
-    scores: list[Tensor] = []
-    pending: list[tuple[int, Tensor]] = []
-
-    def flush() -> None:
-        if not pending:
-            return
-        positions, images = zip(*pending, strict=True)
-        batch = part.images.normalise(to_unit(torch.stack(images))).to(device)
-        with torch.inference_mode(), autocast(device, precision):
-            output = model(
-                batch.contiguous(memory_format=torch.channels_last),
-                *part.semantics_of(positions, device),
-            )
-        scores.append(output.score.float().cpu())
-        pending.clear()
-
-    for position, (image,) in enumerate(
-        part.images.batches([[i] for i in range(len(part.images))])
-    ):
-        if len(pending) == batch_size or (pending and image.shape != pending[0][1].shape):
-            flush()
-        pending.append((position, image))
-    flush()
-    return torch.cat(scores).double().numpy()
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision for `bfloat16`, nothing for `float32`."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)

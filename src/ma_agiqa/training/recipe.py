@@ -41,9 +41,17 @@ class Recipe:
             validated and kept. Early on it is shorter: min(ema, (1+s)/(10+s)). 0 for none.
         recalibrate: batches of training images over which, after the last epoch, the averaged
             weights get batch-normalisation statistics of their own; 0 keeps the averaged ones.
-        loss: `huber` in units of the scores' spread, or `mse` on raw scores.
-        correlation: weight of 1 - Pearson within the batch, beside the loss.
-        auxiliary: weight of the second target, where data and network have one.
+        accumulate: parts that a batch is computed in, one after the other, to save memory;
+            their gradients make one step. Batch normalisation and `correlation` then see
+            one part at a time.
+        sampling: from several data sets, `proportional` to their sizes, or `balanced`:
+            equally many images of each an epoch, those of small sets several times.
+        loss: `huber` in units of the scores' spread, `mse` on raw scores, or `rank`: which
+            of two images of one data set is better, whatever the set's scale; the first set
+            then also anchors the scale by a little Huber loss.
+        correlation: weight of 1 - Pearson within the batch, beside the loss; not with `rank`.
+        auxiliary: weight of the second target, where data and network have one; only of a
+            single data set.
         mixup: share of steps in which images and scores are mixed pairwise.
         score_noise: standard deviation, in units of the scores' own, added to targets.
         degraded: weight of the ranking loss by which a crop must score above a mildly and
@@ -81,6 +89,8 @@ class Recipe:
     turn: float = 0.5
     select: str = "srcc"
     checkpointing: bool = False
+    accumulate: int = 1
+    sampling: str = "proportional"
 
     def __post_init__(self) -> None:
         for name in (
@@ -90,6 +100,7 @@ class Recipe:
             "finish_crop",
             "learning_rate",
             "layer_decay",
+            "accumulate",
         ):
             self._require(name, getattr(self, name) > 0, "must be positive")
         for name in ("warmup", "ema", "mixup", "drop", "turn"):
@@ -107,6 +118,11 @@ class Recipe:
         for name, choices in CHOICES.items():
             known = f"must be one of {', '.join(choices)}"
             self._require(name, getattr(self, name) in choices, known)
+        if self.batch_size % self.accumulate:
+            raise UsageError(
+                f"recipe: a batch of {self.batch_size} does not fall into {self.accumulate} equal "
+                "parts: accumulate must divide batch_size"
+            )
 
     def crop_in(self, epoch: int) -> int:
         """Return the side of the crops of an epoch, counted from 0."""
@@ -122,7 +138,8 @@ CHOICES = {
     "optimiser": ("adamw", "adam"),
     "schedule": ("one-cycle", "paper"),
     "freeze": ("none", "backbone"),
-    "loss": ("huber", "mse"),
+    "loss": ("huber", "mse", "rank"),
+    "sampling": ("proportional", "balanced"),
     "select": ("srcc", "srcc+plcc"),
 }
 
@@ -163,6 +180,11 @@ RECIPES: dict[str, Recipe] = {
         degraded=0.0,
     ),
 }
+# What starts from a trained network needs fewer and smaller steps.
+RECIPES["compact-tune"] = dataclasses.replace(
+    RECIPES["compact"], epochs=10, finish=2, learning_rate=3e-4
+)
+RECIPES["modern-tune"] = dataclasses.replace(RECIPES["modern"], epochs=10, learning_rate=5e-6)
 
 
 BOOLEANS = {"true": True, "false": False}

@@ -1,11 +1,12 @@
 """One training run from request to model directory, resumable after any kill.
 
 Data flows: registry -> samples -> split -> images in memory -> loop -> model directory. The
-test part of the split is never read.
+test part of the split is never read. Of several processes the first alone writes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,27 +15,26 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ma_agiqa import checkpoints, devices
+from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, TrainedOn
-from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images
-from ma_agiqa.data.splits import Rows, Split
-from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.provenance import environment
+from ma_agiqa.training import processes as launched
 from ma_agiqa.training.card import training_card
+from ma_agiqa.training.datasets import DataSet, load_sets, training_part
 from ma_agiqa.training.folder import Run
-from ma_agiqa.training.images import TrainingImages
-from ma_agiqa.training.loop import Part, Trainer
+from ma_agiqa.training.loop import Trainer
+from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.semantics import network_arguments, open_store, vectors_of
-from ma_agiqa.training.starts import STARTS, load_backbone, with_arguments
-from ma_agiqa.types import Scale
+from ma_agiqa.training.record import training_record
+from ma_agiqa.training.semantics import network_arguments, open_store, questions_of
+from ma_agiqa.training.starts import Start, find, initial_network, with_arguments
 
-MIN_VALIDATION = 5
-"""Fewer images than this have no rank correlation to select by."""
+TUNED = "-tuned"
+"""What the name of a fine-tuned model ends in."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class TrainRequest:
         data: name in the data registry, or a CSV or Parquet table.
         root: folder the data set lies in.
         out: folder of the run.
-        model: name in `starts.STARTS`.
+        model: name in `starts.STARTS`, or a model directory or Hub id to be fine-tuned.
         backbone: see `starts.load_backbone`; only for networks that have one.
         store: feature store, for networks that take semantic vectors.
         network: changed arguments of the network, see `starts.with_arguments`.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
         target: which human score; None takes the data set's own default.
+        also: further data sets, name or table and root each, of the same split and, where
+            they have it, target; the model's scale is that of `data`.
         precision: `auto`, `float32` or `bfloat16`.
     """
 
@@ -68,6 +70,7 @@ class TrainRequest:
     device: str = "auto"
     precision: str = "auto"
     resume: bool = False
+    also: tuple[tuple[str, Path], ...] = ()
     columns: TableColumns = field(default_factory=TableColumns)
 
 
@@ -80,21 +83,51 @@ class Observer(Protocol):
     def note(self, text: str) -> None: ...
 
 
+class Silence:
+    """The observer of a process that is not the first."""
+
+    def epoch_started(self, epoch: int, epochs: int) -> None: ...
+    def loss(self, running: float) -> None: ...
+    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
 def train(request: TrainRequest, *, observer: Observer) -> Path:
     """Run or resume a training; return the model directory of the best epoch.
 
+    Under a launcher every process calls this, and only the first one's observer hears of it.
+
     Raises:
         UsageError: the folder holds another run, or `resume` finds none or other settings.
-        DataError: the data set or the split is incomplete.
-        FeatureError: the feature store is damaged or lacks images.
+        DataError: a data set or its split is incomplete.
+        FeatureError: the feature store is damaged, lacks images, or is of another model.
+        ModelError: the model to be fine-tuned is damaged.
         OutputError: the run folder cannot be written.
     """
-    store = open_store(STARTS[request.model], request.store, request.recipe)
-    run = Run(request, store)
-    samples = registry.load(request.data, request.root, request.columns)
-    split = splits.resolve(request.split, samples, request.root)
-    config = _model_config(request, samples, split, store)
-    trainer = _trainer(request, config, samples, split, store)
+    processes = launched.start(request.device)
+    start = find(request.model)
+    if start.directory is not None and request.network:
+        raise UsageError("a trained model brings its own network: leave out --network")
+    store = open_store(start, request.store, request.recipe)
+    run = Run(request, store, start=start, first=processes.first)
+    sets = load_sets(
+        [(request.data, request.root), *request.also],
+        split=request.split,
+        target=request.target,
+        columns=request.columns,
+        scale=None if start.config is None else start.config.scale,
+    )
+    config = _model_config(request, start, sets, store)
+    trainer = _trainer(request, start, config, sets, store, processes)
+    _run_epochs(run, trainer, config, sets, observer if processes.first else Silence())
+    processes.close()
+    return run.model
+
+
+def _run_epochs(
+    run: Run, trainer: Trainer, config: ModelConfig, sets: list[DataSet], observer: Observer
+) -> None:
+    request = run.request
     history, best = run.restore(trainer)
     run.tell(observer)
     for epoch in range(len(history), request.recipe.epochs):
@@ -108,13 +141,23 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         better = best is None or figure > best
         if better:
             best = figure
-            backbone = request.backbone if STARTS[request.model].backbone else None
-            card = training_card(config, request.recipe, line, split, backbone=backbone)
-            checkpoints.save(run.model, trainer.average, config, card=card)
-        run.record(trainer, history, best)
+        if trainer.processes.first:
+            if better:
+                _save(run, trainer, config, sets, line)
+            run.record(trainer, history, best)
         observer.epoch_finished(line, best=better)
         run.tell(observer)
-    return run.model
+
+
+def _save(
+    run: Run, trainer: Trainer, config: ModelConfig, sets: list[DataSet], line: dict[str, Any]
+) -> None:
+    """Write the model directory of the best epoch so far."""
+    record = training_record(run.start, sets, trainer.predicted)
+    config = dataclasses.replace(config, training=record)
+    backbone = run.request.backbone if run.start.backbone else None
+    card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
+    checkpoints.save(run.model, trainer.average, config, card=card)
 
 
 def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:
@@ -123,30 +166,30 @@ def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:
 
 
 def _model_config(
-    request: TrainRequest, samples: Samples, split: Split, store: FeatureStore | None
+    request: TrainRequest, start: Start, sets: list[DataSet], store: FeatureStore | None
 ) -> ModelConfig:
-    where = environment()
-    target = request.target or next(iter(samples.targets))
-    scores = samples.target(target)[split.part("train")]
-    if not np.ptp(scores) > 0:
-        raise DataError("all training images have the same score: there is nothing to learn")
-    scale = samples.scale or Scale(float(scores.min()), float(scores.max()), name=target)
-    start = STARTS[request.model]
-    network = {**start.network(request.recipe, scale), **network_arguments(store)}
+    where, first = environment(), sets[0]
+    scores = first.to_model(first.scores("train"))
+    name, scale = request.model, first.scale
+    network = {**start.network(request.recipe, scale)}
+    if start.config is None:
+        network = with_arguments({**network, **network_arguments(store)}, request.network)
+    else:
+        name, scale = f"{start.config.name.removesuffix(TUNED)}{TUNED}", start.config.scale
     return ModelConfig(
-        name=request.model,
+        name=name,
         architecture=start.architecture,
-        network=with_arguments(network, request.network),
+        network=network,
         preprocess=start.preprocess,
         scale=scale,
         trained_on=TrainedOn(
-            dataset=samples.dataset,
-            target=target,
+            dataset=first.samples.dataset,
+            target=first.target,
             split=request.split,
-            images=len(split.train),
+            images=len(first.split.train),
             score_quantiles=tuple(np.quantile(scores, np.linspace(0, 1, 101)).tolist()),
         ),
-        questions={} if store is None else to_record(store.header.questions),
+        questions={} if store is None else to_record(questions_of(store, start.config)),
         encoder={} if store is None else dict(store.header.encoder),
         versions=where.versions,
         commit=where.commit,
@@ -155,45 +198,34 @@ def _model_config(
 
 def _trainer(
     request: TrainRequest,
+    start: Start,
     config: ModelConfig,
-    samples: Samples,
-    split: Split,
+    sets: list[DataSet],
     store: FeatureStore | None,
+    processes: Processes,
 ) -> Trainer:
-    assert config.trained_on is not None
-    target = config.trained_on.target
-    others = [name for name in samples.targets if name != target]
-    device = devices.resolve(request.device)
     torch.manual_seed(request.seed)
-    model = checkpoints.build(config)
-    if STARTS[request.model].backbone:
-        load_backbone(model, request.backbone)
-
-    if len(split.val) < MIN_VALIDATION:
-        raise DataError(
-            f"{len(split.val)} validation images cannot select a model, "
-            f"{MIN_VALIDATION} are the least",
-            remedy="use more images, or another split",
+    model = initial_network(start, config, backbone=request.backbone)
+    train, val = (
+        training_part(
+            sets,
+            part,
+            preprocess=config.preprocess,
+            device=processes.device,
+            store=store,
+            config=start.config,
         )
-
-    def part(rows: Rows) -> Part:
-        chosen = samples.subset(rows)
-        require_images(chosen)
-        return Part(
-            images=TrainingImages(chosen.path, preprocess=config.preprocess, device=device),
-            scores=chosen.target(target),
-            second=chosen.target(others[0]) if others else None,
-            semantics=vectors_of(store, chosen),
-        )
-
+        for part in ("train", "val")
+    )
     return Trainer(
         model,
         recipe=request.recipe,
-        train=part(split.part("train")),
-        val=part(split.part("val")),
+        train=train,
+        val=val,
         seed=request.seed,
-        device=device,
-        precision=choose_precision(request.precision, device),
+        precision=choose_precision(request.precision, processes.device),
+        processes=processes,
+        sets=[one.name for one in sets],
     )
 
 

@@ -5,8 +5,10 @@
               published ImageNet weights unless told otherwise
     paper     the whole network of the paper: the visual expert and the semantic vectors of a
               feature store
+    DIR       a model directory or Hub id, to be fine-tuned: its weights, architecture,
+              preprocessing, questions and scale
 
-Any argument of a network may be changed by name: `gate=softmax`, `visual.window=7`.
+Any argument of a new network may be changed by name: `gate=softmax`, `visual.window=7`.
 
 What this file does not do: train.
 """
@@ -24,13 +26,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ma_agiqa.config import Preprocess
+from ma_agiqa import checkpoints, presets
+from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
+from ma_agiqa.text import hint
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.types import Scale
 
 PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
 """timm's name of the weights the paper starts from; the bare name means others today."""
+
+PAPER_SEMANTICS, PAPER_SEMANTIC_WIDTH = 2, 4096  # where a configuration does not say
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Start:
         backbone: whether it stands on a vision transformer with published weights.
         semantics: whether it takes semantic vectors; how many and how wide is known from
             the store they come from.
+        directory, config: of the model to be fine-tuned; None for a new network.
     """
 
     architecture: str
@@ -52,6 +59,8 @@ class Start:
     recipe: str
     backbone: bool
     semantics: bool = False
+    directory: Path | None = None
+    config: ModelConfig | None = None
 
 
 STARTS: dict[str, Start] = {
@@ -81,6 +90,45 @@ STARTS: dict[str, Start] = {
         semantics=True,
     ),
 }
+
+
+def find(model: str) -> Start:
+    """Return what a name in `STARTS`, a model directory or a Hub id starts from.
+
+    Raises:
+        UsageError: none of these.
+        ModelError: the directory is damaged, or the Hub id cannot be had.
+    """
+    if model in STARTS:
+        return STARTS[model]
+    if not Path(model).is_dir() and model.count("/") != 1:
+        raise UsageError(
+            f"nothing named {model!r} to train{hint(model, STARTS, 'known are')}",
+            remedy="or give a model directory, to fine-tune it",
+        )
+    directory = presets.find(model)
+    config = checkpoints.read_config(directory)
+    compact = config.architecture == "compact"
+    return Start(
+        architecture=config.architecture,
+        network=lambda recipe, scale: dict(config.network),
+        preprocess=config.preprocess,
+        recipe="compact-tune" if compact else "modern-tune",
+        backbone=False,
+        semantics=not compact and config.network.get("semantics", PAPER_SEMANTICS) > 0,
+        directory=directory,
+        config=config,
+    )
+
+
+def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> nn.Module:
+    """Return the network a training begins with; random weights come from torch's generator."""
+    if start.directory is not None:
+        return checkpoints.load(start.directory)[0]
+    model = checkpoints.build(config)
+    if start.backbone:
+        load_backbone(model, backbone)
+    return model
 
 
 def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

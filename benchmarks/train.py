@@ -1,0 +1,230 @@
+"""How fast training runs here, beside the official schedule in the same run.
+
+    python benchmarks/train.py --threads 1 --out benchmarks/results
+
+Writes train_<hardware>_<date>.json. For each network: images/s of a training step (views,
+forward, loss, backward, clipping, optimiser, moving average) and of an epoch of steps on images
+that are decoded already; counted multiply-adds of a step, and the share of the machine's
+measured matmul peak that they come to. Weights and pictures are random.
+
+    compact    the shipped network by its recipe
+    paper      the paper's network at its real size by the recipe `paper`, and the same by the
+               official schedule (`official_schedule.py`): forward, mean squared error, Adam
+    tiny       the paper's network made tiny: what the loop itself costs
+
+An epoch is one of `--steps` steps, of the paper's network on a CPU of one; the step is timed
+on one batch again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from head import clock, hardware, matmul_peak, side_by_side, single_thread, training_step
+from head import multiply_adds as forward_multiply_adds
+from official_schedule import OfficialSchedule
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ma_agiqa import transforms
+from ma_agiqa.config import Preprocess
+from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.model import MAAGIQA
+from ma_agiqa.provenance import environment
+from ma_agiqa.training.allocator import keep_freed_memory
+from ma_agiqa.training.loop import Trainer
+from ma_agiqa.training.parts import Part
+from ma_agiqa.training.processes import Processes
+from ma_agiqa.training.recipe import RECIPES, Recipe
+
+SEMANTIC_WIDTH = 4096
+TINY = {"patch_size": 56, "width": 16, "heads": 2, "taps": [0, 1], "stage_widths": [16, 8]}
+
+
+class CachedPictures:
+    """Random pictures where `TrainingImages` has decoded ones, kept on the device."""
+
+    def __init__(self, count: int, *, side: int, preprocess: Preprocess, device: torch.device):
+        g = torch.Generator().manual_seed(0)
+        shape = (count, 3, side, side)
+        self._pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g).to(device)
+        self._preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def normalise(self, unit: Tensor) -> Tensor:
+        return transforms.from_unit(unit, self._preprocess)
+
+    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[list[Tensor]]:
+        for batch in plan:
+            yield [self._pictures[i] for i in batch]
+
+
+def case(name: str) -> tuple[torch.nn.Module, Recipe, Preprocess, int]:
+    """Return network, recipe, preprocessing and side of the pictures of a case."""
+    torch.manual_seed(0)
+    if name == "compact":
+        # AGIQA-3K's pictures have 512 pixels a side.
+        return CompactExpert(), RECIPES["compact"], Preprocess("native"), 512
+    network = MAAGIQA(visual=TINY) if name == "tiny" else MAAGIQA()
+    return network, RECIPES["paper"], Preprocess("paper"), 224
+
+
+def trainer_of(name: str, device: torch.device, *, precision: str, steps: int) -> Trainer:
+    network, recipe, preprocess, side = case(name)
+    recipe = dataclasses.replace(recipe, epochs=10_000, finish=0)  # never the last epoch
+    count, rng = steps * recipe.batch_size, np.random.default_rng(0)
+    part = Part(
+        images=CachedPictures(count, side=side, preprocess=preprocess, device=device),  # type: ignore[arg-type]
+        scores=rng.uniform(0, 5, count),
+        second=rng.uniform(0, 5, count),
+        semantics=None if name == "compact" else torch.randn(count, 2, SEMANTIC_WIDTH).half(),
+    )
+    return Trainer(
+        network,
+        recipe=recipe,
+        train=part,
+        val=part,
+        seed=0,
+        precision=precision,
+        processes=Processes(device),
+    )
+
+
+def step_of(trainer: Trainer) -> Callable[[], object]:
+    """Return one training step, on the same batch each time."""
+    positions = list(range(trainer.recipe.batch_size))
+    (images,) = trainer.train.images.batches([positions])
+
+    def step() -> None:
+        rng = np.random.default_rng(0)
+        trainer.model.train()
+        trainer._step(trainer._batch(positions, images, 0, rng), rng)
+
+    return step
+
+
+def multiply_adds(trainer: Trainer) -> float:
+    """Count the multiply-adds of a step in matrix products and convolutions.
+
+    torch counts them as they happen, but for the fused attention of a CPU; the paper's network
+    is counted from its shapes, the backward pass as twice the forward pass.
+    """
+    if isinstance(trainer.model, MAAGIQA):
+        forward = sum(forward_multiply_adds(trainer.model).values())
+        return 3 * forward * trainer.recipe.batch_size
+    with FlopCounterMode(display=False) as counter:
+        step_of(trainer)()
+    return counter.get_total_flops() / 2
+
+
+def measure(
+    name: str, device: torch.device, *, precision: str, repeats: int, steps: int
+) -> dict[str, Any]:
+    """Return the figures of one network in one precision."""
+    if name == "paper" and device.type == "cpu":
+        steps = 1  # it takes a minute
+    trainer = trainer_of(name, device, precision=precision, steps=steps)
+    batch = trainer.recipe.batch_size
+    counted = multiply_adds(trainer)
+    epochs = iter(range(1000))
+    works: dict[str, Callable[[], object]] = {
+        "step": step_of(trainer),
+        "epoch": lambda: trainer.run_epoch(next(epochs)),
+    }
+    if name == "paper":
+        works["official_step"] = official_step(trainer, device, precision)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    walls = side_by_side(works, device, repeats=repeats)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    peak = matmul_peak(device, dtype)
+    images = {"step": batch, "official_step": batch, "epoch": batch * trainer.steps_per_epoch}
+    found: dict[str, Any] = {
+        "batch": batch,
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "seconds": walls,
+        "images_per_s": {key: images[key] / min(times) for key, times in walls.items()},
+        "multiply_adds_per_step": counted,
+        "peak_multiply_adds_per_s": peak,
+        "share_of_peak": round(counted / min(walls["step"]) / peak, 4),
+    }
+    if device.type == "cuda":
+        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    if "official_step" in walls:
+        found["speedup_over_official"] = min(walls["official_step"]) / min(walls["step"])
+    return found
+
+
+def official_step(trainer: Trainer, device: torch.device, precision: str) -> Callable[[], object]:
+    """Return a step of the official schedule on tensors that are ready, by its own recipe."""
+    official = OfficialSchedule(MAAGIQA()).to(device).train()
+    positions = list(range(trainer.recipe.batch_size))
+    images = torch.rand(len(positions), 3, 224, 224, device=device) * 2 - 1
+    step = training_step(official, images, *trainer.train.semantics_of(positions, device))
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            step()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", choices=["compact", "paper", "tiny"])
+    parser.add_argument("--precision", action="append", choices=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="steps of an epoch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", action="append", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, help="folder for the JSON; stdout without it")
+    options = parser.parse_args()
+    kept = keep_freed_memory()  # as `ma-agiqa train` does
+    torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    found = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in map(torch.device, options.device or found):
+        started = clock(device)
+        record = {
+            "command": " ".join(sys.argv),
+            **asdict(environment()),
+            "hardware": hardware(device),
+            "threads": options.threads,
+            "clock": "processor time" if single_thread(device) else "wall time",
+            "load_average": os.getloadavg(),
+            "freed_memory_kept": kept,
+            "networks": {
+                f"{name}, {precision}": measure(
+                    name, device, precision=precision, repeats=options.repeats, steps=options.steps
+                )
+                for name in options.model or ["compact", "paper", "tiny"]
+                for precision in options.precision or ["float32", "bfloat16"]
+            },
+        }
+        record["seconds_in_all"] = clock(device) - started
+        text = json.dumps(record, indent=2)
+        if options.out is None:
+            print(text)
+            continue
+        slug = re.sub(r"[^a-z0-9]+", "-", record["hardware"].lower()).strip("-")
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"train_{slug}_{record['date'][:10]}.json"
+        path.write_text(text + "\n", encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

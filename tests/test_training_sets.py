@@ -1,0 +1,218 @@
+"""Several data sets of several scales give one model; what joins them is recorded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import scored_pictures
+from ma_agiqa import checkpoints, presets
+from ma_agiqa.cli import app
+from ma_agiqa.data.samples import read_table
+from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.training.batches import balanced
+from ma_agiqa.training.losses import ANCHOR, order_loss
+from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
+from ma_agiqa.training.run import Silence, TrainRequest, train
+from ma_agiqa.training.scales import ScaleMaps, between, fitted, standardised
+
+SMALL = {"widths": [8, 16, 24, 32], "depths": [1, 1, 1]}
+NETWORK = tuple(f"{key}={json.dumps(value)}" for key, value in SMALL.items())
+
+SHORT = ["epochs=1", "finish=0", "crop=96", "recalibrate=0", "learning_rate=1e-4"]
+
+
+def write_scores(path: Path, rows: list[tuple[str, float]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "score"), *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two tables of other pictures, one from 1 to 5, one from 0 to 100 and noisier."""
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(1)
+    table = read_table(scored_pictures.write(root, count=120))
+    rows = [(str(r["image"]), float(r["score"])) for r in table.to_pylist()]
+    wide = [(name, 25 * (score - 1) + rng.normal(0, 3)) for name, score in rows[1::2]]
+    return write_scores(root / "one.csv", rows[::2]), write_scores(root / "wide.csv", wide)
+
+
+def fit(tables: tuple[Path, Path], out: Path, recipe: Recipe, **changes: Any) -> dict[str, Any]:
+    """Train on both tables; return the line of the last epoch."""
+    one, wide = tables
+    settings: dict[str, Any] = {
+        "data": str(one),
+        "root": one.parent,
+        "also": ((str(wide), wide.parent),),
+        "out": out,
+        "recipe": recipe,
+        "network": NETWORK,
+        "split": "random-0",
+        "device": "cpu",
+        "precision": "float32",
+    }
+    train(TrainRequest(**(settings | changes)), observer=Silence())
+    line: dict[str, Any] = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    return line
+
+
+@pytest.mark.parametrize("loss", ["huber", "rank"])
+def test_one_model_ranks_both_sets_and_knows_the_way_to_the_other_scale(
+    tables: tuple[Path, Path], tmp_path: Path, loss: str
+) -> None:
+    recipe = Recipe(epochs=4, batch_size=8, crop=32, loss=loss, sampling="balanced", mixup=0.3)
+    line = fit(tables, tmp_path / "run", recipe)
+    # Noise is plain to see in these pictures; without learning SRCC of 6 images scatters by 0.4.
+    assert line["srcc/one"] > 0.8
+    assert line["srcc/wide"] > 0.8
+    assert line["srcc"] == pytest.approx((line["srcc/one"] + line["srcc/wide"]) / 2)
+    _, config = checkpoints.load(tmp_path / "run" / "model")
+    assert config.scale.high < 6, "the first set's scale"
+    first, second = config.training["data_sets"]
+    assert (first["name"], second["name"]) == ("one", "wide")
+    assert second["scale"][1] > 90
+    assert second["from_score"]["slope"] > 5 * first["from_score"]["slope"] > 0
+    assert "Data set wide" in (tmp_path / "run/model/README.md").read_text()
+
+
+def test_a_run_on_two_sets_resumes_to_the_same_weights(
+    tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=2, batch_size=8, crop=32)
+    fit(tables, tmp_path / "whole", recipe)
+
+    class Interrupted(Silence):
+        def epoch_started(self, epoch: int, epochs: int) -> None:
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    one, wide = tables
+    request = TrainRequest(
+        data=str(one),
+        root=one.parent,
+        also=((str(wide), wide.parent),),
+        out=tmp_path / "broken",
+        recipe=recipe,
+        network=NETWORK,
+        split="random-0",
+        device="cpu",
+        precision="float32",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(request, observer=Interrupted())
+    with pytest.raises(UsageError, match=r"started with also \['.*wide.csv'\], not None"):
+        fit(tables, tmp_path / "broken", recipe, also=(), resume=True)
+    fit(tables, tmp_path / "broken", recipe, resume=True)
+    saved = [
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["trainer"]
+        for name in ("whole", "broken")
+    ]
+    for part in ("model", "maps"):
+        for name, value in saved[0][part].items():
+            assert torch.equal(value, saved[1][part][name]), f"{part} {name}"
+
+
+def test_real_pictures_of_two_scales_are_ranked_by_one_model(
+    agiqa_3k: Path, tmp_path: Path
+) -> None:
+    """AGIQA-3K halved: one half keeps its scores, the other is told from 0 to 100 with noise."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (str(agiqa_3k / "images" / row["name"]), float(row["mos_quality"]))
+        for row in read_table(agiqa_3k / "data.csv").to_pylist()[::12]
+    ]
+    wide = [(name, 20 * score + rng.normal(0, 5)) for name, score in rows[1::2]]
+    tables = write_scores(tmp_path / "one.csv", rows[::2]), write_scores(tmp_path / "w.csv", wide)
+    shipped = presets.MODELS["compact"].directory
+    recipe = with_settings(RECIPES["compact-tune"], SHORT)
+    line = fit(tables, tmp_path / "run", recipe, model=str(shipped), network=())
+    # Without knowledge the mean of two correlations of 12 images would scatter by 0.2 around 0.
+    assert line["srcc"] > 0.4
+    assert line["plcc_raw"] > 0.6
+    _, config = checkpoints.load(tmp_path / "run" / "model")
+    own, other = (one["from_score"] for one in config.training["data_sets"])
+    # 20 within the error of two slopes fitted through 12 noisy points each.
+    assert 10 < other["slope"] / own["slope"] < 40
+
+
+def test_images_that_two_sets_share_are_counted(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    one, _ = tables
+    lines = one.read_text().splitlines()
+    again = one.with_name("again.csv")
+    again.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    fit((one, again), tmp_path / "run", Recipe(epochs=1, batch_size=8, crop=32))
+    _, config = checkpoints.load(tmp_path / "run" / "model")
+    assert config.training["seen_twice"] > 0
+    assert "too good" in (tmp_path / "run/model/README.md").read_text()
+
+
+def test_a_second_set_that_cannot_train_is_named(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    one, wide = tables
+    flat = write_scores(one.with_name("flat.csv"), [(f"{n:02d}.png", 3.0) for n in range(60)])
+    with pytest.raises(DataError, match="images of flat have the same score"):
+        fit((one, flat), tmp_path / "a", Recipe(batch_size=8))
+    few = write_scores(one.with_name("few.csv"), [(f"{n:02d}.png", n) for n in range(20)])
+    with pytest.raises(DataError, match="few: 2 validation images cannot select"):
+        fit((one, few), tmp_path / "b", Recipe(batch_size=8))
+    words = ["train", "--data", str(one), "--root", str(one.parent), "--out", str(tmp_path / "c")]
+    done = CliRunner().invoke(app, [*words, "--also", str(wide)])
+    assert done.exit_code == 2
+    assert "--also takes NAME=ROOT" in done.stderr
+
+
+def test_balanced_epochs_take_equally_many_of_each_set() -> None:
+    sets = np.array([0] * 5 + [1] * 25)
+    order = balanced(sets, rng=np.random.default_rng(0))
+    assert np.bincount(sets[order]).tolist() == [15, 15]
+    seen = np.bincount(order[sets[order] == 0], minlength=5)
+    assert seen.tolist() == [3] * 5, "a small set is gone through evenly"
+    assert len(set(order[sets[order] == 1].tolist())) == 15, "no image of a large one twice"
+
+
+def test_the_order_loss_compares_only_within_a_set() -> None:
+    target = torch.tensor([2.0, 1.0, 90.0, 10.0])
+    sets = torch.tensor([0, 0, 1, 1])
+    predicted = torch.tensor([2.0, 1.0, 3.0, 2.5])
+    right = order_loss(predicted, target, sets, spread=1.0)
+    pairs = np.log1p(np.exp([-4.0, -2.0])).mean()
+    assert right.item() == pytest.approx(pairs, abs=1e-6)  # the anchor is 0: exact on set 0
+    shifted = predicted + torch.tensor([0.0, 0.0, 7.0, 7.0])
+    assert order_loss(shifted, target, sets, spread=1.0).item() == pytest.approx(right.item())
+    off = order_loss(predicted + 2.0, target, sets, spread=1.0)
+    assert off.item() == pytest.approx(right.item() + ANCHOR * 1.5, abs=1e-6)
+    alone = order_loss(predicted[:1], target[:1], sets[:1], spread=1.0)
+    assert alone.item() == 0.0, "nothing to compare, and no division by zero"
+
+
+def test_maps_leave_the_first_set_alone_and_rise() -> None:
+    maps = ScaleMaps(sets=3, mean=2.5, spread=0.8)
+    torch.nn.init.normal_(maps.log_slope)
+    torch.nn.init.normal_(maps.offset)
+    score = torch.linspace(0, 5, 6)
+    for number in range(3):
+        mapped = maps(score, torch.full((6,), number))
+        assert bool((mapped.diff() > 0).all())
+        if number == 0:
+            assert torch.allclose(mapped, score, atol=1e-6)
+
+
+def test_linear_maps_do_what_they_are_named_for() -> None:
+    scores = np.array([10.0, 40.0, 90.0])
+    assert between(0, 100, 1, 5)(np.array([0.0, 50.0, 100.0])).tolist() == [1.0, 3.0, 5.0]
+    like = np.array([1.0, 2.0, 4.0, 4.5])
+    brought = standardised(scores, like)(scores)
+    assert brought.mean() == pytest.approx(like.mean())
+    assert brought.std() == pytest.approx(like.std())
+    way = fitted(scores, 2 * scores - 3)
+    assert way is not None
+    assert (way.slope, way.offset) == pytest.approx((2, -3))
+    assert fitted(scores, -scores) is None
+    assert fitted(np.ones(3), scores) is None
