@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ma_agiqa.training.augment import mixture, random_crops
+from ma_agiqa.training.augment import crops, mixture
 from ma_agiqa.training.degrade import KINDS, degraded_copies
 
 
@@ -47,7 +47,7 @@ def test_copies_repeat_from_their_seed_and_stay_in_range(picture: torch.Tensor) 
 
 def test_crops_show_the_image_at_its_own_resolution() -> None:
     image = torch.randint(0, 255, (3, 40, 50), dtype=torch.uint8)
-    crop = random_crops([image], side=16, turn=0.0, rng=np.random.default_rng(0))[0]
+    crop = crops([image], np.array([[0.4, 0.7, 0.5]]), side=16, turn=0.0)[0]
     windows = image.unfold(1, 16, 1).unfold(2, 16, 1)
     match = (windows == (crop * 255).round().to(torch.uint8)[:, None, None]).flatten(3).all(3)
     assert match.all(0).sum() == 1
@@ -55,7 +55,7 @@ def test_crops_show_the_image_at_its_own_resolution() -> None:
 
 def test_an_image_smaller_than_the_crop_is_continued_by_reflection() -> None:
     image = torch.randint(0, 255, (3, 5, 70), dtype=torch.uint8)
-    crop = random_crops([image], side=32, turn=0.0, rng=np.random.default_rng(0))
+    crop = crops([image], np.array([[0.4, 0.7, 0.5]]), side=32, turn=0.0)
     assert crop.shape == (1, 3, 32, 32)
     assert torch.isin((crop * 255).round().to(torch.uint8), image).all()
 

@@ -85,6 +85,17 @@ def test_gate_has_no_softmax() -> None:
     torch.testing.assert_close(mixture(evidence).gate, expected)
 
 
+def test_without_a_gate_every_expert_weighs_the_same() -> None:
+    mixture = GatedMixture(experts=3, width=4, gate="none")
+    assert mixture.gate is None
+    evidence = torch.randn(5, 3, 4)
+    found = mixture(evidence)
+    assert torch.equal(found.gate, torch.full((5, 3), 1 / 3))
+    # Float32 sums in another order.
+    torch.testing.assert_close(found.blend, evidence.mean(dim=1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.score, mixture.readout(evidence.mean(dim=1)).squeeze(1))
+
+
 def test_softmax_gate_is_a_share() -> None:
     gate = GatedMixture(experts=3, width=4, gate="softmax")(torch.randn(5, 3, 4)).gate
     assert (gate > 0).all()

@@ -70,7 +70,7 @@ def test_a_picture_has_the_same_statistics_in_any_batch() -> None:
 def test_a_mirrored_picture_has_the_same_magnitudes() -> None:
     images = pictures(1, 3, 64, 96)
     plain, mirrored = picture_statistics(images), picture_statistics(images.flip(3))
-    for name in ("moments-1-4", "moments-4-8", "together", "spectrum"):
+    for name in ("moments-1-4", "moments-4-8", "together"):
         torch.testing.assert_close(plain[name], mirrored[name], rtol=0, atol=1e-3)
 
 
@@ -80,7 +80,7 @@ def test_blur_and_noise_move_the_fine_coefficients_apart() -> None:
     blurred = torch.nn.functional.avg_pool2d(soft, 5, 1)
     noisy = image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
     strength = [
-        picture_statistics(x)["spectrum"].reshape(32, 32)[20:, 20:].mean()
+        picture_statistics(x)["spectrum"][0, -40:].mean()
         for x in (blurred, image, noisy)
     ]
     assert strength[0] < strength[1] < strength[2]

@@ -20,6 +20,7 @@ LAYERS = [
     {"model", "checkpoints", "convert", "hub"},
     {"data", "features"},
     {"training", "evaluation", "explain", "inference"},
+    {"bench"},
     {"scale", "serving", "cli", "__main__"},
 ]
 """A module may import from its own layer and from those above it in this list."""

@@ -57,7 +57,7 @@ def request(table: Path, out: Path, **changes: Any) -> TrainRequest:
         "device": "cpu",
         "precision": "float32",
     }
-    return TrainRequest(**(settings | changes))
+    return TrainRequest(**({"model": "convolutional"} | settings | changes))
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

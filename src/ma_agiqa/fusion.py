@@ -7,7 +7,8 @@ per expert plus a bias.
 Source: paper section 3.3; official models/MA_AGIQA.py.
 Kept from the official code: the gate is linear, without softmax, so weights may be negative
 and need not sum to one; semantic evidence passes ReLU and dropout, visual evidence neither.
-Ours: `gate="softmax"` as a named option; a mixture of one expert has no gate, its weight is 1.
+Ours: as named options `gate="softmax"`, and `gate="none"`, by which each of E experts weighs
+1 / E whatever the image; a mixture of one expert has no gate, its weight is 1.
 
 Shapes: B images, E experts, D evidence width, F feature width.
 """
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import UsageError
 
-GATES = ("linear", "softmax")
+GATES = ("linear", "softmax", "none")
 
 
 class Mixture(NamedTuple):
@@ -57,13 +58,14 @@ class GatedMixture(nn.Module):
         if gate not in GATES:
             raise UsageError(f"unknown gate {gate!r}", remedy=f"choose from {', '.join(GATES)}")
         self.normalise = gate == "softmax"
-        self.gate = nn.Linear(experts * width, experts) if experts > 1 else None
+        gated = experts > 1 and gate != "none"
+        self.gate = nn.Linear(experts * width, experts) if gated else None
         self.readout = nn.Linear(width, 1)
 
     def forward(self, evidence_BED: Tensor) -> Mixture:
         """Return one unbounded score per image and its parts."""
         if self.gate is None:
-            gate_BE = evidence_BED.new_ones(evidence_BED.shape[:2])
+            gate_BE = evidence_BED.new_full(evidence_BED.shape[:2], 1 / evidence_BED.shape[1])
         else:
             gate_BE = self.gate(evidence_BED.flatten(1))
             if self.normalise:

@@ -61,7 +61,7 @@ class MAAGIQA(
             alone.
         semantic_width: their width.
         evidence_width: width in which experts meet; the number of patches if not given.
-        gate: "linear" as published, or "softmax".
+        gate: "linear" as published, "softmax" or "none".
         visual: arguments of `VisualExpert` where they differ from the paper's.
         dropout: rate after each semantic projection, while training.
     """

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ma_agiqa.cli import (
+    benchmark,
     convert,
     convert_lmm,
     datasets,
@@ -24,6 +25,7 @@ from ma_agiqa.cli import (
     exits,
     extract,
     models,
+    probe,
     score,
     train,
 )
@@ -67,6 +69,9 @@ app.command("score")(score.score)
 app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("probe")(probe.probe)
+app.command("benchmark")(benchmark.benchmark)
+app.command("peer")(benchmark.peer)
 app.command("convert")(convert.convert)
 app.command("convert-lmm")(convert_lmm.convert_lmm)
 app.command("models")(models.models)

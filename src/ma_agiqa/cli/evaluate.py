@@ -5,11 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ma_agiqa.cli import options
+from ma_agiqa.errors import UsageError
+
+if TYPE_CHECKING:
+    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.evaluation.report import EvaluationReport
 
 SplitPart = Annotated[
     str, typer.Option("--split", help="SPLIT:PART, such as paper:test or ipce-01:val.")
@@ -24,6 +29,13 @@ Predictions = Annotated[
 ]
 Plot = Annotated[
     Path | None, typer.Option(help="Draw prediction against MOS here (.png, .svg or .pdf).")
+]
+Scores = Annotated[
+    Path | None,
+    typer.Option("--scores", help="In place of a model: CSV of name and score, by any program."),
+]
+LowerIsBetter = Annotated[
+    bool, typer.Option("--lower-is-better", help="Of --scores: negate them, and say so.")
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the intervals.")]
 
@@ -45,6 +57,8 @@ def evaluate(
     store: options.Store = None,
     lmm: options.Lmm = None,
     dtype: options.Dtype = None,
+    scores: Scores = None,
+    lower_is_better: LowerIsBetter = False,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
@@ -56,31 +70,38 @@ def evaluate(
     from rich.console import Console
 
     from ma_agiqa.data.registry import TableColumns
-    from ma_agiqa.evaluation.protocol import evaluate as run
     from ma_agiqa.evaluation.scatter import scatter
     from ma_agiqa.evaluation.tables import render
-    from ma_agiqa.inference import load
 
-    scorer = load(
-        model,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        revision=revision,
-        store=store,
-        lmm=lmm,
-        dtype=dtype,
-    )
-    report = run(
-        scorer,
-        data=data,
-        root=root,
-        split=split,
-        target=target,
-        columns=TableColumns(image_column, score_column, prompt_column),
-        resamples=resamples,
-        command=shlex.join(["ma-agiqa", *sys.argv[1:]]),
-    )
+    columns = TableColumns(image_column, score_column, prompt_column)
+    if lower_is_better and scores is None:
+        raise UsageError("--lower-is-better belongs to --scores")
+    if scores is not None:
+        report = _of_scores(scores, lower_is_better, data, root, split, target, columns, resamples)
+    else:
+        from ma_agiqa.evaluation.protocol import evaluate as run
+        from ma_agiqa.inference import load
+
+        scorer = load(
+            model,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            revision=revision,
+            store=store,
+            lmm=lmm,
+            dtype=dtype,
+        )
+        report = run(
+            scorer,
+            data=data,
+            root=root,
+            split=split,
+            target=target,
+            columns=columns,
+            resamples=resamples,
+            command=_command(),
+        )
     if json is not None:
         report.to_json(json)
     if predictions is not None:
@@ -88,3 +109,34 @@ def evaluate(
     if plot is not None:
         scatter(report, plot)
     render(report, Console())
+
+
+def _of_scores(
+    scores: Path,
+    lower_is_better: bool,
+    data: str,
+    root: Path,
+    split: str,
+    target: str | None,
+    columns: TableColumns,
+    resamples: int,
+) -> EvaluationReport:
+    from ma_agiqa.data import registry, splits
+    from ma_agiqa.evaluation.scores import evaluate_scores
+
+    name, part = splits.parse(split, default_part="test")
+    samples = registry.load(data, root, columns)
+    return evaluate_scores(
+        scores,
+        samples,
+        splits.resolve(name, samples, root),
+        part,
+        lower_is_better=lower_is_better,
+        target=target,
+        resamples=resamples,
+        command=_command(),
+    )
+
+
+def _command() -> str:
+    return shlex.join(["ma-agiqa", *sys.argv[1:]])

@@ -33,7 +33,7 @@ Lmm = Annotated[
     typer.Option(
         "--lmm",
         help="mplug-owl2, or the directory or Hub id of any image-and-text model that "
-        "transformers loads, of CLIP or of SigLIP.",
+        "transformers loads, of CLIP or of SigLIP; or handcrafted.",
     ),
 ]
 Layer = Annotated[
@@ -114,17 +114,18 @@ def extract(
     if prompts is not None:
         prompts = _part(prompts, part)
 
+    from ma_agiqa.experts.questions import OFFICIAL, read_questions
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
-    from ma_agiqa.lmm.encoders import open_encoder
+    from ma_agiqa.lmm.encoders import default_questions, open_encoder
 
     if lmm is None and import_official is None:
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
     prompts = prompts if prompt is None else [prompt] * len(paths)
-    asked = _questions(questions, prompts, is_given=prompt is not None)
     encoder = None
+    usual: tuple[Question, ...] = OFFICIAL
     if lmm is not None:
         encoder = open_encoder(
             lmm,
@@ -135,6 +136,9 @@ def extract(
             load_in=load_in,
             revision=revision,
         )
+        usual = default_questions(encoder)
+    asked = usual if questions is None else read_questions(questions)
+    _check_prompts(asked, prompts, is_given=prompt is not None)
     opened = _open(store, encoder, asked)
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)
@@ -157,17 +161,15 @@ def extract(
     raise typer.Exit(_report(done, time.perf_counter() - started, quiet=quiet))
 
 
-def _questions(
-    file: Path | None, prompts: list[str] | None, *, is_given: bool
-) -> tuple[Question, ...]:
-    """Return what to ask; `--prompt` must be given exactly where it is of use."""
-    from ma_agiqa.experts.questions import OFFICIAL, quote_prompts, read_questions, require_prompts
+def _check_prompts(
+    asked: tuple[Question, ...], prompts: list[str] | None, *, is_given: bool
+) -> None:
+    """Require prompts where a question quotes them, and refuse `--prompt` where none does."""
+    from ma_agiqa.experts.questions import quote_prompts, require_prompts
 
-    asked = OFFICIAL if file is None else read_questions(file)
     if is_given and not quote_prompts(asked):
         raise UsageError("no question quotes {prompt}: leave out --prompt")
     require_prompts(asked, prompts)
-    return asked
 
 
 def _report(done: Extraction, seconds: float, *, quiet: bool) -> int:

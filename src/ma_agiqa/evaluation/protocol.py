@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ma_agiqa.config import ModelConfig
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.data.samples import Samples, require_images
@@ -57,13 +58,13 @@ def evaluate(
         samples,
         chosen,
         part,
-        _predict(scorer, judged),
+        predict(scorer, judged),
         target=target or _target(scorer, samples),
         model=scorer.name,
         resamples=resamples,
         command=command,
     )
-    seen = _seen_in_training(scorer, samples, rows, root)
+    seen = seen_in_training(scorer.config, samples, rows, root)
     return dataclasses.replace(report, caveats=(*report.caveats, *seen))
 
 
@@ -74,7 +75,12 @@ def _target(scorer: Scorer, samples: Samples) -> str:
     return next(iter(samples.targets))
 
 
-def _predict(scorer: Scorer, samples: Samples) -> np.ndarray:
+def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
+    """Return the score of each image, (n,).
+
+    Raises:
+        DataError: an image cannot be scored; all such are counted and the first few named.
+    """
     words = dict(zip(samples.path, samples.groups.get(splits.PROMPT, ()), strict=False))
     scores = list(scorer.score(samples.path, prompt=words.get))
     failed = [f"{score.path}: {score.error}" for score in scores if score.error is not None]
@@ -86,9 +92,11 @@ def _predict(scorer: Scorer, samples: Samples) -> np.ndarray:
     return np.array([float(score) for score in scores])
 
 
-def _seen_in_training(scorer: Scorer, samples: Samples, rows: Rows, root: Path) -> tuple[str, ...]:
+def seen_in_training(
+    config: ModelConfig, samples: Samples, rows: Rows, root: Path
+) -> tuple[str, ...]:
     """Say how many of the judged images the model was trained or selected on."""
-    trained = scorer.config.trained_on
+    trained = config.trained_on
     if trained is None or trained.dataset != samples.dataset:
         return ()
     try:

@@ -93,7 +93,7 @@ class EvaluationReport:
         What is there for every image stays out: human scores belong to the data set's
         publisher, and a report is to be shared. `write_predictions` writes them.
         """
-        data: dict[str, Any] = _without_nan(dataclasses.asdict(self))
+        data: dict[str, Any] = without_nan(dataclasses.asdict(self))
         return {key: value for key, value in data.items() if key not in PER_IMAGE}
 
     def write_predictions(self, path: str | Path) -> None:
@@ -214,12 +214,12 @@ def _group_rows(
     return tuple(rows)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return nested plain data with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -9,7 +9,8 @@ picture, so that any size gives one vector of the same length.
                heavy-tailed, how sparse (blocks of 4 and 8 pixels, at full size, a half and a
                quarter)
     together   correlation between the log strengths of the 16 coefficients of 4-pixel blocks
-    spectrum   mean strength of the coefficients of 32-pixel blocks
+    spectrum   power of luma by frequency and direction, averaged over overlapping windows
+               (Welch, IEEE Trans. Audio Electroacoust. 1967)
     natural    natural-scene statistics of luma and chroma: moments of the locally normalised
                plane and of products of its neighbours (Mittal et al., BRISQUE, TIP 2012)
     colour     how colours spread, and how fine detail goes together across channels
@@ -33,14 +34,14 @@ MIN_SIDE = 32
 _FLOOR = 1e-3  # of mean magnitudes, in grey levels: keeps logarithms of flat pictures finite
 _SOFT = 0.3  # grey levels, added before the logarithm of a single coefficient
 _MOMENTS = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8))  # (reduction, side of a block)
-_SPECTRUM = 32
+_WINDOW, _RINGS, _SECTORS = 256, 48, 4  # of the spectrum: pixels, frequencies, directions
 _BOX = 7  # pixels, side of the box in which a plane is locally normalised
 
 
 GROUPS = {
     **{f"moments-{scale}-{side}": 3 * side * side for scale, side in _MOMENTS},
     "together": 120,
-    "spectrum": _SPECTRUM**2,
+    "spectrum": 240,
     "natural": 128,
     "colour": 30,
 }
@@ -67,8 +68,7 @@ def picture_statistics(images: Tensor) -> dict[str, Tensor]:
         groups[f"moments-{scale}-{side}"] = _moments(coefficients)
         if (scale, side) == (1, 4):
             groups["together"] = _together(coefficients)
-    strength = block_transform(luma, _SPECTRUM).abs().mean((1, 2)).flatten(1)
-    groups["spectrum"] = torch.log(strength + 10 * _FLOOR)
+    groups["spectrum"] = _spectrum(luma)
     planes = ((luma, range(4)), (blue, range(1, 3)), (red, range(1, 3)))
     groups["natural"] = torch.cat([_natural(plane, levels) for plane, levels in planes], 1)
     groups["colour"] = _colour(rgb, luma)
@@ -106,6 +106,53 @@ def _correlations(x_BCN: Tensor) -> Tensor:
     x_BCN = x_BCN / (x_BCN.norm(dim=2, keepdim=True) + _FLOOR)
     above = torch.triu_indices(x_BCN.shape[1], x_BCN.shape[1], 1, device=x_BCN.device)
     return (x_BCN @ x_BCN.transpose(1, 2))[:, above[0], above[1]]
+
+
+def _spectrum(plane: Tensor) -> Tensor:
+    """Log mean power in every bin of frequency and direction, (B, 240).
+
+    A side shorter than the window is continued by reflection.
+    """
+    for axis in (1, 2):
+        if plane.shape[axis] < _WINDOW:
+            plane = plane.index_select(axis, _continued(plane.shape[axis], plane.device))
+    tops, lefts = (_window_starts(length) for length in plane.shape[1:])
+    windows = torch.stack(
+        [plane[:, t : t + _WINDOW, x : x + _WINDOW] for t in tops for x in lefts], 1
+    )
+    fade = torch.hann_window(_WINDOW, periodic=False, device=plane.device)
+    windows = (windows - windows.mean((2, 3), keepdim=True)) * (fade * fade[:, None])
+    waves = torch.fft.rfft2(windows)
+    power = (waves.real.square() + waves.imag.square()).mean(1).flatten(1)
+    bins, sizes = (x.to(plane.device) for x in _frequency_bins())
+    summed = power.new_zeros(len(power), len(sizes)).index_add(1, bins, power)
+    return torch.log(summed[:, 1:] / sizes[1:] + 10 * _FLOOR)
+
+
+def _continued(length: int, device: torch.device) -> Tensor:
+    """Return positions that continue a shorter side by reflection up to the window."""
+    turn = 2 * (length - 1)
+    place = torch.arange(_WINDOW, device=device) % turn
+    return torch.minimum(place, turn - place)
+
+
+def _window_starts(length: int) -> list[int]:
+    """Return starts about half a window apart, from one edge to the other."""
+    steps = -(-(length - _WINDOW) // (_WINDOW // 2))
+    return [round(i * (length - _WINDOW) / max(1, steps)) for i in range(steps + 1)]
+
+
+@functools.lru_cache(maxsize=1)
+def _frequency_bins() -> tuple[Tensor, Tensor]:
+    """Return the bin of every frequency of a window, and the bins' sizes; bin 0 is the mean."""
+    down = torch.fft.fftfreq(_WINDOW).abs()[:, None]
+    right = torch.fft.rfftfreq(_WINDOW)[None]
+    ring = (torch.sqrt(down**2 + right**2) / 0.5 * _RINGS).long()
+    sector = (torch.atan2(down, right) / (math.pi / 2) * _SECTORS * 0.9999).long()
+    number = (ring * _SECTORS + sector + 1).flatten()
+    number[0] = 0
+    _, bins, sizes = torch.unique(number, return_inverse=True, return_counts=True)
+    return bins, sizes.float()
 
 
 def _natural(plane: Tensor, levels: range) -> Tensor:

@@ -5,7 +5,8 @@
     clip, siglip, siglip2         `dual.py`, image and text towers
     any other                     `any_transformers.py`, what transformers loads
 
-A name is a short name of `LMMS`, a directory or a Hub id.
+A name is a short name of `LMMS`, a directory or a Hub id; or `handcrafted`, which has no
+weights and answers no question.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 from ma_agiqa import devices
 from ma_agiqa.errors import ModelError, UsageError
-from ma_agiqa.experts.semantic import DeferredEncoder
+from ma_agiqa.experts import handcrafted
+from ma_agiqa.experts.questions import OFFICIAL, Question
+from ma_agiqa.experts.semantic import DeferredEncoder, SemanticEncoder, fingerprint_of
 from ma_agiqa.lmm import quantisation
 from ma_agiqa.lmm.dtypes import DTYPES
 from ma_agiqa.lmm.mplug_owl2.loading import RELEASED
@@ -58,6 +61,12 @@ def open_encoder(
         UsageError: an unknown dtype, device, layer or pool, or one that this model has not.
         MissingExtraError: a package that the model needs is not installed.
     """
+    if str(name) == handcrafted.NAME:
+        return DeferredEncoder(
+            parts=handcrafted.PARTS,
+            width=handcrafted.WIDTH,
+            load=handcrafted.HandcraftedEncoder,
+        )
     source = LMMS.get(str(name), name)
     placed = devices.resolve(device)
     config = read_config(source, revision=revision)
@@ -115,6 +124,12 @@ def recorded_settings(parts: Mapping[str, Any]) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {"dtype": dtype_name(parts.get("dtype"))}
     return settings | {key: parts[key] for key in ("layer", "pool", "load_in") if key in parts}
+
+
+def default_questions(encoder: SemanticEncoder) -> tuple[Question, ...]:
+    """Return what an encoder is asked where the user names no questions."""
+    plain = encoder.fingerprint == fingerprint_of(handcrafted.PARTS)
+    return (handcrafted.QUESTION,) if plain else OFFICIAL
 
 
 def dtype_name(recorded: object) -> str:

@@ -43,7 +43,7 @@ class ClosedForm:
         learning_rate: of that descent, in logarithms of the weights.
     """
 
-    copies: int = 2
+    copies: int = 3
     fall: float = 0.6
     doubt: float = 4.0
     rank: int = 256

@@ -1,0 +1,113 @@
+"""`ma-agiqa benchmark` and `ma-agiqa peer`: parse, call, print."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ma_agiqa.cli import exits, options, train
+from ma_agiqa.cli.progress import progress
+
+File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="The grid; see docs/benchmark.md.")]
+Out = Annotated[Path, typer.Option(help="Folder of results; finished cells in it are kept.")]
+Check = Annotated[bool, typer.Option("--check", help="Look everything up, list the cells, stop.")]
+Metric = Annotated[str, typer.Argument(help="Such as brisque, niqe, ilniqe, clipiqa.")]
+Csv = Annotated[Path, typer.Option("--out", help="CSV of name and score to write.")]
+
+
+def benchmark(
+    file: File,
+    out: Out,
+    device: options.Device = "auto",
+    check: Check = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run a declared grid of models, data sets, splits and seeds; resumable.
+
+    Writes results.json, results.md and results.html into OUT. What is wrong with the grid is
+    found before any work.
+
+    Exit status: 0 all good, 1 some cells failed, 2 wrong use.
+    """
+    import json
+
+    from ma_agiqa.bench import cells, material
+    from ma_agiqa.bench.grid import read_grid
+    from ma_agiqa.bench.markdown import markdown
+    from ma_agiqa.bench.page import page
+    from ma_agiqa.bench.runner import run
+    from ma_agiqa.bench.summary import summarise, to_dict
+    from ma_agiqa.files import write_atomically
+
+    grid = read_grid(file)
+    if check:
+        for cell in cells.cells_of(grid, *material.gather(grid)):
+            typer.echo(cell.title)
+        return
+    with News(quiet=quiet) as news:
+        outcome = run(grid, out, device=device, observer=news)
+    summary = summarise(outcome)
+    data = to_dict(outcome, summary, command=shlex.join(["ma-agiqa", *sys.argv[1:]]))
+    text = markdown(summary)
+    whole = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(out / "results.json", whole + "\n")
+    write_atomically(out / "results.md", text)
+    write_atomically(out / "results.html", page(summary, data["environment"], data["command"]))
+    typer.echo(text, nl=False)
+    raise typer.Exit(exits.SOME_FAILED if outcome.failures else exits.OK)
+
+
+def peer(
+    metric: Metric,
+    data: options.Data,
+    root: options.DataRoot,
+    out: Csv,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    image_column: options.ImageColumn = "image",
+    score_column: options.ScoreColumn = "score",
+) -> None:
+    """Score a data set with a published measure through pyiqa, as CSV of name and score.
+
+    The scores are as the library gives them. `ma-agiqa evaluate --scores` judges them.
+    """
+    from ma_agiqa import devices
+    from ma_agiqa.bench.peers import peer_scores, version
+    from ma_agiqa.data import registry
+    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.evaluation.scores import write_scores
+
+    version(metric)
+    samples = registry.load(data, root, TableColumns(image_column, score_column))
+    with progress(lambda: len(samples), title=metric, quiet=quiet) as advance:
+        where = str(devices.resolve(device))
+        found = peer_scores(metric, samples, device=where, on_image=advance)
+    write_scores(out, dict(zip(samples.name, found.values.tolist(), strict=True)))
+    better = "lower is better: judge it with --lower-is-better"
+    typer.echo(better if found.lower_is_better else "higher is better", err=True)
+
+
+class News(train.Progress):
+    """A line per cell on stderr, and below it the bar of a training."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__()
+        self.quiet = quiet
+
+    def __enter__(self) -> News:
+        super().__enter__()
+        return self
+
+    def cell(self, number: int, total: int, title: str, *, kept: bool) -> None:
+        if not self.quiet:
+            kept_note = " (kept)" if kept else ""
+            self.console.print(
+                f"[{number}/{total}] {title}{kept_note}", highlight=False, markup=False
+            )
+
+    def failed(self, title: str, error: str) -> None:
+        self.console.print(f"failed: {title}: {error}", highlight=False, markup=False)

@@ -1,0 +1,280 @@
+"""The bench end to end: every kind of cell, kills, changes, failures, and what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bench_desk
+import tiny_paper
+from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
+from command_line import run, save_model
+from ma_agiqa.bench import execute, runner
+from ma_agiqa.bench.models import AblationSpec
+from ma_agiqa.data import registry, splits
+from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.errors import FeatureError
+from ma_agiqa.evaluation import logistic, metrics
+from ma_agiqa.evaluation.probe import probe
+from ma_agiqa.features.store import FeatureStore
+
+A, B = DATA.format(name="a"), DATA.format(name="b")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    return bench_desk.write(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images hardly fix a logistic curve, and its search would take most of the time."""
+    monkeypatch.setattr(logistic, "MAX_EVALUATIONS", 60)
+
+
+def results(desk: Path) -> dict[str, Any]:
+    return json.loads((desk / "out/results.json").read_text())
+
+
+def benchmark(desk: Path, *parts: str, status: int = 0) -> Any:
+    path = bench_desk.grid(desk, *parts)
+    done = run("benchmark", path, "--out", desk / "out", "--device", "cpu")
+    assert done.exit_code == status, done.stderr
+    return done
+
+
+def test_every_kind_of_model_is_judged_on_the_same_splits(desk: Path) -> None:
+    save_model(desk / "tiny", seed=0)
+    tiny = '[[model]]\nname = "tiny"\nkind = "directory"\nmodel = "./tiny"\n'
+    one = [text.replace("0..1", "0") for text in (A, B)]
+    done = benchmark(desk, HEAD, *one, PROBE, PEER, TRAIN, tiny)
+    found = results(desk)
+    rows = {(row["model"], row["data"]): row for row in found["summary"]["rows"]}
+    assert {key: (row["splits"], row["cells"]) for key, row in rows.items()} == {
+        (model, data): (1, 2 if model == "trained" else 1)
+        for model in ("probe", "peer", "trained", "tiny")
+        for data in "ab"
+    }
+    cross = {(r["model"], r["trained_on"], r["data"]): r for r in found["summary"]["cross"]}
+    assert set(cross) == {(m, *pair) for m in ("probe", "trained") for pair in ("ab", "ba")}
+    # Both sets' vectors tell their scores in the same way, so what is learned carries over.
+    assert cross["probe", "a", "b"]["figures"]["srcc"]["median"] > 0.7
+    assert cross["trained", "a", "b"]["cells"] == 2
+    assert "lower is better in these scores: they were negated" in rows["peer", "a"]["caveats"]
+    assert "| probe | 1 | 1 |" in done.stdout
+    samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
+    split = splits.resolve("random-0", samples, desk)
+    _, report = probe(FeatureStore.open(desk / "store"), samples, split, resamples=100)
+    cell = next(c for c in found["cells"] if c["title"] == "probe on a random-0")
+    assert cell["judgements"][0]["report"]["metrics"]["srcc"]["value"] == pytest.approx(
+        report.metrics["srcc"].value
+    )
+
+
+def test_a_row_holds_median_and_range_of_its_cells(desk: Path) -> None:
+    benchmark(desk, HEAD.replace("cross = true", ""), A.replace("0..1", "0..2"), PROBE)
+    found = results(desk)
+    values = [c["judgements"][0]["report"]["metrics"]["srcc"] for c in found["cells"]]
+    (row,) = found["summary"]["rows"]
+    figure = row["figures"]["srcc"]
+    assert figure["median"] == np.median([v["value"] for v in values])
+    assert (figure["least"], figure["most"]) == (
+        min(v["value"] for v in values),
+        max(v["value"] for v in values),
+    )
+    assert figure["low"] == np.median([v["low"] for v in values])
+
+
+def test_models_are_compared_with_the_baseline_image_by_image(desk: Path) -> None:
+    benchmark(desk, HEAD, A, PROBE, PEER)
+    (comparison,) = results(desk)["summary"]["comparisons"]
+    assert (comparison["model"], comparison["baseline"]) == ("peer", "probe")
+    files = {
+        p.name.rsplit("-", 1)[0]: json.loads(p.read_text()) for p in (desk / "out/cells").iterdir()
+    }
+    samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
+    differences = []
+    for name in ("random-0", "random-1"):
+        mos = samples.target()[splits.resolve(name, samples, desk).test]
+        ours, theirs = (files[f"{m}-on-a-{name}"]["judgements"][0] for m in ("peer", "probe"))
+        assert ours["names"] == theirs["names"]
+        difference = metrics.srcc(mos, ours["pred"]) - metrics.srcc(mos, theirs["pred"])
+        assert comparison["per_split"][name]["value"] == pytest.approx(difference)
+        differences.append(difference)
+    assert comparison["over_splits"]["value"] == pytest.approx(np.mean(differences))
+    assert comparison["over_splits"]["method"] == "corrected resampled t"
+
+
+def test_finished_cells_stay_and_a_killed_run_goes_on(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    right = execute.RUNNERS["probe"]
+
+    def killed_at_the_second(cell: Any, bench: Any) -> Any:
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(cell.title)
+        return right(cell, bench)
+
+    monkeypatch.setitem(execute.RUNNERS, "probe", killed_at_the_second)
+    benchmark(desk, HEAD, A, PROBE, status=130)
+    kept = {p.name: p.stat().st_mtime_ns for p in (desk / "out/cells").iterdir()}
+    assert len(kept) == 1
+    assert not (desk / "out/results.json").exists()
+
+    def counted(cell: Any, bench: Any) -> Any:
+        calls.append(cell.title)
+        return right(cell, bench)
+
+    monkeypatch.setitem(execute.RUNNERS, "probe", counted)
+    done = benchmark(desk, HEAD, A, PROBE)
+    assert calls == ["probe on a random-0", "probe on a random-1"]
+    assert "[1/2] probe on a random-0 (kept)" in done.stderr
+    for name, time in kept.items():
+        assert (desk / "out/cells" / name).stat().st_mtime_ns == time
+    assert len(results(desk)["cells"]) == 2
+
+
+def test_only_cells_whose_settings_or_content_changed_run_again(desk: Path) -> None:
+    benchmark(desk, HEAD, A, PROBE, PEER)
+    unchanged = benchmark(desk, HEAD, A, PROBE, PEER)
+    assert unchanged.stderr.count("(kept)") == 4
+    text = (desk / "peer.csv").read_text()
+    (desk / "peer.csv").write_text(re.sub(r"a/7.png,.*", "a/7.png,1.25", text))
+    changed = benchmark(desk, HEAD, A, PROBE, PEER)
+    assert changed.stderr.count("(kept)") == 2
+    assert "probe on a random-0 (kept)" in changed.stderr
+    scores = (desk / "a.csv").read_text()
+    (desk / "a.csv").write_text(re.sub(r"a/7.png,[^,]*", "a/7.png,4.5", scores))
+    assert "(kept)" not in benchmark(desk, HEAD, A, PROBE, PEER).stderr
+
+
+def test_a_damaged_cell_runs_again(desk: Path) -> None:
+    benchmark(desk, HEAD, A, PROBE)
+    first = results(desk)["summary"]
+    path = sorted((desk / "out/cells").iterdir())[0]
+    path.write_text(path.read_text()[:200])
+    done = benchmark(desk, HEAD, A, PROBE)
+    assert done.stderr.count("(kept)") == 1
+    assert results(desk)["summary"] == first
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FeatureError("no vectors", remedy="extract"), "no vectors (extract)"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+    ],
+)
+def test_a_failing_cell_is_a_row_and_the_rest_goes_on(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    right = execute.RUNNERS["probe"]
+
+    def fails_once(cell: Any, bench: Any) -> Any:
+        if cell.split == "random-0":
+            raise error
+        return right(cell, bench)
+
+    monkeypatch.setitem(execute.RUNNERS, "probe", fails_once)
+    done = benchmark(desk, HEAD, A, PROBE, PEER, status=1)
+    found = results(desk)
+    assert found["summary"]["errors"] == [["probe on a random-0", told]]
+    row = next(r for r in found["summary"]["rows"] if r["model"] == "probe")
+    assert (row["cells"], row["failed"]) == (2, 1)
+    assert f"failed: probe on a random-0: {told}" in done.stderr
+    assert "1 (1 failed)" in done.stdout
+    assert told in (desk / "out/results.html").read_text()
+    # What is left is compared on the split that has both.
+    assert list(found["summary"]["comparisons"][0]["per_split"]) == ["random-1"]
+    monkeypatch.undo()
+    again = benchmark(desk, HEAD, A, PROBE, PEER)
+    assert again.stderr.count("(kept)") == 3
+    assert results(desk)["summary"]["errors"] == []
+
+
+def test_a_full_disk_ends_the_run(desk: Path) -> None:
+    (desk / "out").mkdir()
+    (desk / "out/cells").write_text("a file where the folder should be")
+    done = run("benchmark", bench_desk.grid(desk, HEAD, A, PROBE), "--out", desk / "out")
+    assert done.exit_code == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_nothing_runs_when_a_name_is_unknown(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a cell ran"))
+    wrong = PEER.replace('"peer"', '"other"').replace("peer.csv", "nowhere.csv")
+    done = benchmark(desk, HEAD, A, PROBE, wrong, status=2)
+    assert "nowhere.csv: no such file" in done.stderr
+    assert not (desk / "out").exists()
+
+
+def test_check_lists_the_cells_and_does_nothing(desk: Path) -> None:
+    path = bench_desk.grid(desk, HEAD, A, PROBE, TRAIN)
+    done = run("benchmark", path, "--out", desk / "out", "--check")
+    assert done.stdout.splitlines() == [
+        "probe on a random-0",
+        "probe on a random-1",
+        "trained on a random-0, seed 0",
+        "trained on a random-0, seed 1",
+        "trained on a random-1, seed 0",
+        "trained on a random-1, seed 1",
+    ]
+    assert not (desk / "out").exists()
+
+
+def test_no_human_score_is_written(desk: Path) -> None:
+    """They belong to the data set's publisher; results are to be shared."""
+    benchmark(desk, HEAD, A, PROBE, PEER)
+    samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
+    written = "".join(p.read_text() for p in (desk / "out").rglob("*") if p.is_file())
+    assert not [score for score in samples.target().tolist() if repr(score) in written]
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(desk: Path) -> None:
+    named = PROBE.replace('name = "probe"', 'name = "<b>&probe"')
+    benchmark(desk, HEAD.replace('"probe"', '"<b>&probe"'), A, named, PEER)
+    html = (desk / "out/results.html").read_text()
+    assert "<b>" not in html
+    assert "&lt;b&gt;&amp;probe" in html
+    assert html.count("<svg") == 1
+    assert not re.findall(r"(?:src|href)=|@import|https?://", html)
+    dots = re.findall(r'<circle cx="([0-9.]+)" cy="[0-9.]+" r="5"', html)
+    medians = [r["figures"]["srcc"]["median"] for r in results(desk)["summary"]["rows"]]
+    assert len(dots) == 2
+    assert (float(dots[0]) > float(dots[1])) == (medians[0] > medians[1])
+
+
+def test_a_training_takes_some_of_a_stores_questions_and_no_gate(desk: Path) -> None:
+    """The row of an ablation; all its rows are written out in `test_bench_grid.py`."""
+    for module in ("timm", "cv2"):
+        pytest.importorskip(module, reason="the paper's network needs the extra `paper`")
+    network = [f"visual.{key}={value}" for key, value in tiny_paper.NETWORK.items()]
+    (row,) = (
+        row
+        for row in AblationSpec(name="x", store=desk / "store", network=tuple(network)).models()
+        if row.vectors == ("coherence",)
+    )
+    model = f"""
+[[model]]
+name = "{row.name}"
+kind = "train"
+model = "{row.model}"
+store = "store"
+vectors = ["coherence"]
+backbone = "random"
+settings = ["epochs=1", "batch_size=8"]
+network = {json.dumps([*row.network, "gate=none"])}
+"""
+    benchmark(desk, "resamples = 100\n", A.replace("0..1", "0"), model)
+    (cell,) = results(desk)["cells"]
+    config = json.loads((Path(cell["detail"]["model"]) / "config.json").read_text())
+    assert list(config["questions"]) == ["coherence"]
+    assert config["network"]["gate"] == "none"
+    assert cell["judgements"][0]["report"]["n"] == 10

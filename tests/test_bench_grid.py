@@ -1,0 +1,133 @@
+"""A grid is read strictly: what is unknown, missing or of another type fails before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bench_desk
+from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
+from ma_agiqa.bench.cells import cells_of
+from ma_agiqa.bench.grid import expand_split, read_grid
+from ma_agiqa.bench.material import gather
+from ma_agiqa.bench.models import AblationSpec, ProbeSpec, TrainSpec
+from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, UsageError
+
+A = DATA.format(name="a")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    return bench_desk.write(tmp_path)
+
+
+def test_paths_start_at_the_toml_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    grid = read_grid(bench_desk.grid(desk, HEAD, A, PROBE))
+    (probe,) = grid.models
+    assert isinstance(probe, ProbeSpec)
+    assert probe.store == desk / "store"
+    assert (grid.data[0].data, grid.data[0].root) == (str(desk / "a.csv"), desk)
+    assert grid.data[0].name == "a"
+
+
+def test_ranges_of_splits_are_written_out() -> None:
+    assert expand_split("prompt-8..11") == ("prompt-8", "prompt-9", "prompt-10", "prompt-11")
+    assert expand_split("ipce-01..02") == ("ipce-01", "ipce-02")
+    assert expand_split("ipce")[9] == "ipce-10"
+    assert len(expand_split("ipce")) == 10
+    assert expand_split("paper") == ("paper",)
+
+
+def test_cells_are_models_times_splits_and_seeds_where_one_matters(desk: Path) -> None:
+    grid = read_grid(bench_desk.grid(desk, HEAD, A, DATA.format(name="b"), PROBE, PEER, TRAIN))
+    cells = cells_of(grid, *gather(grid))
+    count = {
+        name: sum(c.model.name == name for c in cells) for name in ("probe", "peer", "trained")
+    }
+    assert count == {"probe": 4, "peer": 4, "trained": 8}
+    assert {cell.seed for cell in cells if cell.model.name == "trained"} == {0, 1}
+    assert {cell.seed for cell in cells if cell.model.name != "trained"} == {None}
+    crossing = {cell.model.name: [other.name for other in cell.others] for cell in cells[::-1]}
+    assert crossing == {"probe": ["b"], "peer": [], "trained": ["b"]}
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
+    entry = '[[ablation]]\nname = "x"\nstore = "store"\nnetwork = ["visual.window=7"]\n'
+    models = read_grid(bench_desk.grid(desk, A, entry)).models
+    assert [model.name for model in models] == [
+        "x: visual",
+        "x: visual + coherence",
+        "x: visual + meaning",
+        "x: all, linear gate",
+        "x: all, softmax gate",
+        "x: all, none gate",
+    ]
+    first, coherence, _, *gates = models
+    assert isinstance(first, TrainSpec)
+    assert (first.model, first.store) == ("visual", None)
+    assert isinstance(coherence, TrainSpec)
+    assert coherence.vectors == ("coherence",)
+    last = [gate.network for gate in gates if isinstance(gate, TrainSpec)]
+    assert last == [("visual.window=7", f"gate={gate}") for gate in ("linear", "softmax", "none")]
+    assert AblationSpec(name="y", store=desk).models()[3].vectors == ()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["titel = 'x'\n", A, PROBE], "unknown 'titel'.*did you mean title"),
+        ([A], "names no model"),
+        ([PROBE], "'data' is missing"),
+        ([A, A, PROBE], "data named twice: a"),
+        ([A, PROBE, PROBE], "model named twice: probe"),
+        (["baseline = 'probes'\n", A, PROBE], "baseline 'probes' is no model.*did you mean probe"),
+        (["seeds = [1, 1]\n", A, PROBE], "seeds must be given once each"),
+        (["seeds = ['one']\n", A, PROBE], "seeds: expected int, got 'one'"),
+        (["resamples = 5\n", A, PROBE], "at least 100, got 5"),
+        (["cross = 1\n", A, PROBE], "cross: expected bool, got 1"),
+        ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
+        ([A, PROBE, "layer = 3\n"], "model 'probe': unknown 'layer'"),
+        ([A, TRAIN.replace('"compact"', '"compakt"')], "nothing named 'compakt' to train"),
+        ([A, TRAIN, 'recipe = "papper"\n'], "no recipe named 'papper'"),
+        ([A, TRAIN.replace("epochs=1", "epoch=1")], "the recipe has no 'epoch'"),
+        (["[[data]\n"], "cannot be read as TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, parts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_grid(bench_desk.grid(tmp_path, *parts))
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "message"),
+    [
+        ([A.replace("random-0..1", "papper"), PROBE], UsageError, "unknown split 'papper'"),
+        ([A, 'target = "beauty"\n', PROBE], UsageError, "no target 'beauty'"),
+        ([A.replace('"a.csv"', '"agiqa-3"'), PROBE], UsageError, "unknown data set 'agiqa-3'"),
+        ([A, PROBE.replace('"store"', '"stoer"')], FeatureError, "this is no feature store"),
+        ([A, PROBE, 'vectors = ["hands"]\n'], UsageError, "no vectors named 'hands'"),
+        ([A, PEER.replace("peer.csv", "pear.csv")], DataError, "no such file"),
+        ([A, PEER, 'data = "c"\n'], UsageError, "no data 'c'"),
+        ([A, TRAIN.replace('"compact"', '"paper"')], UsageError, "name its store"),
+        (
+            [A, '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compakt"\n'],
+            UsageError,
+            "no model named 'compakt'",
+        ),
+    ],
+)
+def test_what_is_not_there_is_found_before_any_work(
+    desk: Path, parts: list[str], kind: type[MAAGIQAError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        gather(read_grid(bench_desk.grid(desk, *parts)))
+
+
+def test_a_file_without_scores_for_a_tested_image_is_refused_with_the_count(desk: Path) -> None:
+    lines = (desk / "peer.csv").read_text().splitlines()
+    (desk / "peer.csv").write_text("\n".join(lines[:1] + lines[51:]))  # those of b only
+    with pytest.raises(DataError, match=r"has no score for 1[0-9] of 1[0-9] images of a"):
+        gather(read_grid(bench_desk.grid(desk, A, PEER)))

@@ -1,0 +1,44 @@
+"""The probe's benchmark measures a whole fit and keeps what it measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "probe.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_probe", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("features", "form"), [(96, "primal"), (700, "dual")])
+def test_the_report_says_what_was_done_and_how_near_the_limit(
+    benchmark: ModuleType,
+    tmp_path: Path,
+    features: int,
+    form: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--images", "600", "--features", str(features), "--out", str(tmp_path / "report.json")]
+    benchmark.run(benchmark.arguments(argv), argv)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(capsys.readouterr().out)
+    assert report["form"] == form
+    assert report["strengths_solved"] == report["strengths_asked"] == 17
+    side, steps = min(features, 420), report["lanczos_steps"]
+    gram = 420 * features * side
+    assert report["flops"] == gram + 2 * side**2 * steps + 4 * steps**2 * side
+    assert 0 < report["share_of_machine_rate"] < 1
+    assert report["test_correlation"] > 0.5  # the scores are in the features, with noise
+    assert report["command"].startswith("python benchmarks/probe.py --images 600")

@@ -1,0 +1,188 @@
+"""Foreign scores: matched by name, never turned around in silence; peers through pyiqa."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bench_desk
+from command_line import run
+from ma_agiqa.bench import peers
+from ma_agiqa.data import registry, splits
+from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.data.samples import Samples
+from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelError, UsageError
+from ma_agiqa.evaluation import logistic, metrics
+from ma_agiqa.evaluation.scores import evaluate_scores, read_scores, write_scores
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    return bench_desk.write(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images hardly fix a logistic curve, and its search would take most of the time."""
+    monkeypatch.setattr(logistic, "MAX_EVALUATIONS", 60)
+
+
+def samples_of(desk: Path) -> Samples:
+    return registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
+
+
+def report_of(desk: Path, **options: Any) -> Any:
+    samples = samples_of(desk)
+    split = splits.resolve("random-0", samples, desk)
+    return evaluate_scores(desk / "peer.csv", samples, split, resamples=100, **options)
+
+
+def test_scores_belong_to_names_not_to_rows(desk: Path) -> None:
+    report = report_of(desk)
+    scores = read_scores(desk / "peer.csv")
+    assert list(report.pred) == [scores[name] for name in report.names]
+    assert report.metrics["srcc"].value == metrics.srcc(report.mos, report.pred)
+    assert report.model == "peer"
+
+
+def test_a_falling_relation_is_told_and_not_turned(desk: Path) -> None:
+    report = report_of(desk)
+    assert report.metrics["srcc"].value < -0.5
+    assert any("if lower is better in these scores, say so" in line for line in report.caveats)
+
+
+def test_lower_is_better_negates_and_says_so(desk: Path) -> None:
+    plain, turned = report_of(desk), report_of(desk, lower_is_better=True)
+    assert turned.metrics["srcc"].value == -plain.metrics["srcc"].value
+    assert list(turned.pred) == [-value for value in plain.pred]
+    assert "lower is better in these scores: they were negated" in turned.caveats
+
+
+def test_scores_are_written_as_they_are_read(tmp_path: Path) -> None:
+    scores = {"a,b.png": 1 / 3, 'c"d.png': -1e-300}
+    write_scores(tmp_path / "new/scores.csv", scores)
+    assert read_scores(tmp_path / "new/scores.csv") == scores
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,score\na,1\na,2\n", "more than once: a"),
+        ("name,score\na,nan\n", "1 of 1 values of 'score' are no finite numbers"),
+        ("file,score\na,1\n", "no column 'name'"),
+        ("name,score\n", "no rows"),
+        ("name,score\n,1\n", "row 1 has an empty 'name'"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_scores(tmp_path / "scores.csv")
+
+
+def test_a_missing_image_is_counted_and_named(desk: Path) -> None:
+    lines = (desk / "peer.csv").read_text().splitlines()
+    gone = report_of(desk).names[3]
+    (desk / "peer.csv").write_text("\n".join(line for line in lines if gone + "," not in line))
+    with pytest.raises(DataError, match=f"no score for 1 of 10 images of a: {gone}"):
+        report_of(desk)
+
+
+def test_the_command_judges_scores_in_place_of_a_model(desk: Path) -> None:
+    words = ["evaluate", "--data", desk / "a.csv", "--root", desk, "--split", "random-0"]
+    more = ["--scores", desk / "peer.csv", "--resamples", 100]
+    done = run(*words, *more, "--lower-is-better", "--predictions", desk / "out.csv")
+    assert done.exit_code == 0, done.stderr
+    value = report_of(desk, lower_is_better=True).metrics["srcc"].value
+    assert f"{value:.4f}" in done.stdout
+    assert "they were negated" in " ".join(done.stdout.split())
+    with (desk / "out.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    alone = run(*words, "--lower-is-better")
+    assert alone.exit_code == 2
+    assert "--lower-is-better belongs to --scores" in alone.stderr
+
+
+class Measure:
+    """Stands in for a measure of pyiqa: the mean of the picture, lower is better."""
+
+    lower_better = True
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert tuple(pixels.shape) == (1, 3, 32, 36)
+        assert pixels.dtype == torch.float32
+        assert float(pixels.max()) <= 1
+        return pixels.mean()
+
+
+@pytest.fixture
+def pyiqa(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("pyiqa")
+    module.list_models = lambda metric_mode: ["brisque", "niqe"]  # type: ignore[attr-defined]
+    module.create_metric = lambda name, device: Measure()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+    monkeypatch.setattr(peers.metadata, "version", lambda name: "0.0")
+    return module
+
+
+def test_a_peer_gives_one_raw_score_per_image(desk: Path, pyiqa: types.ModuleType) -> None:
+    out = desk / "brisque.csv"
+    done = run("peer", "brisque", "--data", desk / "a.csv", "--root", desk, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "judge it with --lower-is-better" in done.stderr
+    scores = read_scores(out)
+    assert tuple(scores) == samples_of(desk).name
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(desk / "a/3.png"), dtype=np.float64)
+    # A float32 mean of 3,456 values.
+    assert scores["a/3.png"] == pytest.approx(pixels.mean() / 255, rel=1e-5)
+
+
+def test_a_grid_takes_a_peer_negated_as_the_library_says(
+    desk: Path, pyiqa: types.ModuleType
+) -> None:
+    entry = '[[model]]\nname = "B"\nkind = "peer"\nmetric = "brisque"\n'
+    data = bench_desk.DATA.format(name="a")
+    grid = bench_desk.grid(desk, "resamples = 100\n", data, entry)
+    done = run("benchmark", grid, "--out", desk / "out", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "lower is better in these scores: they were negated" in done.stdout
+    # The pictures' brightness is their score, so the negated mean falls with it.
+    assert "negated, and yet the relation is falling" in done.stdout
+    assert len(list((desk / "out/scores").iterdir())) == 1
+
+
+def test_an_unknown_measure_is_refused(pyiqa: types.ModuleType) -> None:
+    with pytest.raises(UsageError, match=r"no measure 'brisk' without reference.*mean brisque"):
+        peers.version("brisk")
+
+
+def test_weights_that_cannot_be_had_are_a_typed_error(desk: Path, pyiqa: types.ModuleType) -> None:
+    def no_network(name: str, device: str) -> Any:
+        raise OSError("Temporary failure in name resolution")
+
+    pyiqa.create_metric = no_network  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"brisque: its weights cannot be had.*network"):
+        peers.peer_scores("brisque", samples_of(desk))
+
+
+def test_a_measure_that_gives_no_number_names_the_image(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Measure, "__call__", lambda self, pixels: torch.tensor(float("nan")))
+    with pytest.raises(MAAGIQAError, match=r"a/0\.png: brisque gave nan"):
+        peers.peer_scores("brisque", samples_of(desk))
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ma-agiqa\[peers\]'"):
+        peers.version("brisque")
