@@ -79,10 +79,7 @@ def test_blur_and_noise_move_the_fine_coefficients_apart() -> None:
     soft = torch.nn.functional.pad(image, (2, 2, 2, 2), mode="reflect")
     blurred = torch.nn.functional.avg_pool2d(soft, 5, 1)
     noisy = image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
-    strength = [
-        picture_statistics(x)["spectrum"][0, -40:].mean()
-        for x in (blurred, image, noisy)
-    ]
+    strength = [picture_statistics(x)["spectrum"][0, -40:].mean() for x in (blurred, image, noisy)]
     assert strength[0] < strength[1] < strength[2]
 
 

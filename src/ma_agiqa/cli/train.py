@@ -66,6 +66,12 @@ Network = Annotated[
         "JSON or text. gate=softmax, visual.taps=[5,8].",
     ),
 ]
+Descriptions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of compact: folder where statistics of images are kept, for other runs too."
+    ),
+]
 
 
 def train(
@@ -85,6 +91,7 @@ def train(
     store: Store = None,
     network: Network = None,
     also: Also = None,
+    descriptions: Descriptions = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
@@ -120,6 +127,7 @@ def train(
         precision=precision,
         resume=resume,
         columns=TableColumns(image_column, score_column, prompt_column),
+        descriptions=descriptions,
         also=tuple(name_and_root(text) for text in also or ()),
     )
     with Progress() as progress:

@@ -49,6 +49,9 @@ GROUPS = {
 
 WIDTH = sum(GROUPS.values())
 
+EDITION = 1
+"""Grows whenever a statistic of the same picture changes; models of another edition are wrong."""
+
 
 def statistics_vector(images: Tensor) -> Tensor:
     """Return all statistics of images (B, 3, H, W) in [0, 1], in the order of `GROUPS`: (B, D)."""

@@ -1,8 +1,9 @@
 """One fit of the compact model from request to model directory, resumable after any kill.
 
 Data flows: data sets -> images -> statistics of each image and of damaged copies of it ->
-closed form -> model directory. Describing the images is the work; what is described lies in
-OUT/statistics, in blocks, and a resumed run takes it from there. The test part is never read.
+closed form -> model directory. Describing the images is the work; each description is kept,
+in OUT/statistics or in a folder that several runs share, and no run makes it twice. The test
+part is never read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,16 +22,16 @@ from torch import Tensor
 
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig
-from ma_agiqa.errors import ModelError, UsageError
-from ma_agiqa.experts.compact import CompactExpert
-from ma_agiqa.experts.statistics import statistics_vector
+from ma_agiqa.errors import UsageError
+from ma_agiqa.experts.statistics import EDITION, WIDTH, statistics_vector
+from ma_agiqa.features.content import hash_files
 from ma_agiqa.files import atomic_path
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.closed_form import ClosedForm, fit
 from ma_agiqa.training.datasets import DataSet, training_part
 from ma_agiqa.training.degrade import degraded_copies
 from ma_agiqa.training.images import TrainingImages
-from ma_agiqa.training.parts import Part, predict, validation_figures
+from ma_agiqa.training.parts import predict, validation_figures
 from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer
@@ -41,9 +42,6 @@ FITTED = "statistics"
 
 if TYPE_CHECKING:
     from ma_agiqa.training.folder import Run
-
-BLOCK = 128
-"""Images described between two files: what a kill can cost."""
 
 
 def fit_run(
@@ -69,14 +67,14 @@ def fit_run(
         )
         for part in ("train", "val")
     )
-    expert, error = fit_part(
-        train,
-        recipe,
-        low=config.scale.low,
+    statistics, severity = describe(
+        train.images,
+        copies=recipe.copies,
         seed=run.request.seed,
-        folder=run.folder / FITTED,
+        folder=run.request.descriptions or run.folder / FITTED,
         described=lambda done: observer.described(done, len(train.images)),
     )
+    expert, error = fit(statistics, severity, train.scores, recipe, low=config.scale.low)
     predicted = predict(expert.to(processes.device), val, processes=processes)
     figures = validation_figures(val, predicted, [one.name for one in sets])
     line = {"left_out_error": error, **figures, "seconds": time.perf_counter() - started}
@@ -90,70 +88,55 @@ def fit_run(
     observer.epoch_finished(line, best=True)
 
 
-def fit_part(
-    train: Part,
-    recipe: ClosedForm,
+def describe(
+    images: TrainingImages,
     *,
-    low: float,
+    copies: int,
     seed: int,
     folder: Path,
     described: Callable[[int], None],
-) -> tuple[CompactExpert, float]:
-    """Describe the training images, as far as `folder` does not hold them, and fit.
+) -> tuple[Tensor, Tensor]:
+    """Return statistics (n, 1 + c, D) of images and damaged copies, and severities (n, c).
 
-    Args:
-        low: lowest score of the scale.
-        folder: where descriptions are kept.
-        described: told how many images are done.
-
-    Returns:
-        The expert, and the mean squared leave-one-out error of its last step.
+    What `folder` holds is taken from there, the rest is computed and kept in it: one file per
+    image, named by the image's content, seed, number of copies and kind of statistics.
 
     Raises:
-        ModelError: a file of the folder is damaged.
-        OutputError: it cannot be written.
+        OutputError: the folder cannot be written.
     """
-    statistics, severity = [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(train.images), BLOCK):
-        positions = range(start, min(start + BLOCK, len(train.images)))
-        path = folder / f"{start:06d}.safetensors"
-        if not path.exists():
-            block = _describe(train.images, positions, recipe.copies, seed=seed)
+    hashes = hash_files(images.paths)
+    statistics, severity = [], []
+    for position, sha in enumerate(hashes):
+        path = folder / f"{sha[:32]}-{seed}-{copies}-{EDITION}.safetensors"
+        found = _read(path, copies=copies)
+        if found is None:
+            (pixels,) = next(images.batches([[position]]))
+            found = _describe(pixels, copies, rng=np.random.default_rng([seed, int(sha[:8], 16)]))
             with atomic_path(path) as temporary:
-                save_file(block, temporary)
-        block = _read(path)
-        statistics.append(block["statistics"])
-        severity.append(block["severity"])
-        described(positions.stop)
-    return fit(torch.cat(statistics), torch.cat(severity), train.scores, recipe, low=low)
+                save_file(found, temporary)
+        statistics.append(found["statistics"])
+        severity.append(found["severity"])
+        described(position + 1)
+    return torch.stack(statistics), torch.stack(severity)
 
 
-def _describe(
-    images: TrainingImages, positions: range, copies: int, *, seed: int
-) -> dict[str, Tensor]:
-    """Return statistics (k, 1 + c, D) of images and copies, and severities (k, c)."""
-    statistics, severities = [], []
-    for position, (pixels,) in zip(
-        positions, images.batches([[p] for p in positions]), strict=True
-    ):
-        # One stream per image: the result depends neither on blocks nor on a resumed run.
-        rng = np.random.default_rng([seed, position])
-        torch.manual_seed(int(rng.integers(2**62)))
-        picture = to_unit(pixels[None])
-        worse, severity = degraded_copies(picture.expand(copies, -1, -1, -1), rng=rng)
-        views = torch.cat([picture, (worse * 255).round() / 255])
-        with torch.inference_mode():
-            statistics.append(torch.cat([statistics_vector(view[None]) for view in views]).cpu())
-        severities.append(severity.cpu())
-    return {"statistics": torch.stack(statistics), "severity": torch.stack(severities)}
+def _describe(pixels: Tensor, copies: int, *, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Return statistics (1 + c, D) of an image and its copies, and severities (c,)."""
+    torch.manual_seed(int(rng.integers(2**62)))
+    picture = to_unit(pixels[None])
+    worse, severity = degraded_copies(picture.expand(copies, -1, -1, -1), rng=rng)
+    views = torch.cat([picture, (worse * 255).round() / 255])
+    with torch.inference_mode():
+        statistics = torch.cat([statistics_vector(view[None]) for view in views]).cpu()
+    return {"statistics": statistics.clone(), "severity": severity.cpu()}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, *, copies: int) -> dict[str, Tensor] | None:
+    """Return what a file holds; None if it is not there or not whole, then it is made anew."""
     try:
-        block: dict[str, Any] = load_file(path)
-        return {"statistics": block["statistics"], "severity": block["severity"]}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ModelError(
-            f"damaged: {error}", path=path, remedy="delete it and resume: it is made again"
-        ) from error
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    expected = {"statistics": (1 + copies, WIDTH), "severity": (copies,)}
+    return found if {n: tuple(t.shape) for n, t in found.items()} == expected else None

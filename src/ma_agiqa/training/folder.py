@@ -3,7 +3,7 @@
 OUT/run.json     the settings; a resumed run must have the same
 OUT/log.jsonl    one line per finished epoch
 OUT/curves/      the same for TensorBoard, when it is installed
-OUT/statistics/  of a fit in closed form: what is described so far
+OUT/statistics/  of a fit in closed form: the images described so far
 OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
 OUT/model/       the model directory of the best epoch so far on the validation part
 """
@@ -25,8 +25,6 @@ from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.training.closed_form import ClosedForm
-from ma_agiqa.training.fitting import FITTED
-from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.starts import Start
 
@@ -54,7 +52,7 @@ class Run:
         self.request, self.folder, self.model = request, request.out, request.out / "model"
         self.notes: list[str] = []
         settings = self.folder / "run.json"
-        state = self.folder / (FITTED if start.closed_form else "state.pt")
+        state = settings if start.closed_form else self.folder / "state.pt"
         if state.exists() and not request.resume:
             raise UsageError(
                 "holds an earlier run", path=self.folder, remedy="--resume, or another --out"

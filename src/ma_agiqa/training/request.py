@@ -27,6 +27,8 @@ class TrainRequest:
         target: which human score; None takes the data set's own default.
         also: further data sets, name or table and root each, of the same split and, where
             they have it, target; the model's scale is that of `data`.
+        descriptions: folder where a fit in closed form keeps the statistics of images, for
+            other runs too; None keeps them in `out`.
         precision: `auto`, `float32` or `bfloat16`.
     """
 
@@ -45,6 +47,7 @@ class TrainRequest:
     precision: str = "auto"
     resume: bool = False
     also: tuple[tuple[str, Path], ...] = ()
+    descriptions: Path | None = None
     columns: TableColumns = field(default_factory=TableColumns)
 
 
