@@ -25,11 +25,11 @@ def run(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty small pictures whose score falls with their noise."""
+    """Sixty small pictures whose score falls with their noise."""
     folder = tmp_path_factory.mktemp("noisy")
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(40):
+    for number in range(60):
         level = rng.uniform(0, 60)
         ramp = np.linspace(60, 190, 48)[:, None, None] * np.linspace(0.7, 1, 64)[None, :, None]
         pixels = np.clip(ramp + rng.normal(0, level, (48, 64, 3)), 0, 255).astype(np.uint8)
@@ -51,7 +51,7 @@ def test_the_fitted_model_scores_noise_lower(table: Path, tmp_path: Path) -> Non
     line = json.loads((tmp_path / "run/log.jsonl").read_text())
     assert line["srcc"] > 0.5
     scorer = ma_agiqa.load(tmp_path / "run/model")
-    scores = {int(s.path.stem): s.score for s in scorer.score(sorted(table.parent.glob("*.png")))}
+    scores = {int(Path(str(s.path)).stem): s.score for s in scorer.score(sorted(table.parent.glob("*.png")))}
     with table.open() as file:
         human = {int(row["image"][:-4]): float(row["score"]) for row in csv.DictReader(file)}
     order = sorted(human)
