@@ -31,8 +31,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from head import clock, hardware, matmul_peak, side_by_side, single_thread, training_step
 from head import multiply_adds as forward_multiply_adds
+from head import side_by_side, training_step
+from machine import clock, hardware, matmul_peak, single_thread
 from official_schedule import OfficialSchedule
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,7 +112,7 @@ def step_of(trainer: Trainer) -> Callable[[], object]:
     def step() -> None:
         rng = np.random.default_rng(0)
         trainer.model.train()
-        trainer._step(trainer._batch(positions, images, 0, rng), rng)
+        trainer._step(trainer._batch(positions, images, 0, rng))
 
     return step
 

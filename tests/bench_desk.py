@@ -84,7 +84,7 @@ TRAIN = """
 [[model]]
 name = "trained"
 kind = "train"
-model = "compact"
+model = "convolutional"
 settings = ["epochs=1", "crop=32", "batch_size=8", "finish=0", "recalibrate=0"]
 network = ["widths=[4,4,8,8]", "depths=[1,1,1]"]
 """

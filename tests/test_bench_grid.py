@@ -90,7 +90,7 @@ def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
         (["cross = 1\n", A, PROBE], "cross: expected bool, got 1"),
         ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
         ([A, PROBE, "layer = 3\n"], "model 'probe': unknown 'layer'"),
-        ([A, TRAIN.replace('"compact"', '"compakt"')], "nothing named 'compakt' to train"),
+        ([A, TRAIN.replace('"convolutional"', '"compakt"')], "nothing named 'compakt' to train"),
         ([A, TRAIN, 'recipe = "papper"\n'], "no recipe named 'papper'"),
         ([A, TRAIN.replace("epochs=1", "epoch=1")], "the recipe has no 'epoch'"),
         (["[[data]\n"], "cannot be read as TOML"),
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, parts: list[str], message: str) 
         ([A, PROBE, 'vectors = ["hands"]\n'], UsageError, "no vectors named 'hands'"),
         ([A, PEER.replace("peer.csv", "pear.csv")], DataError, "no such file"),
         ([A, PEER, 'data = "c"\n'], UsageError, "no data 'c'"),
-        ([A, TRAIN.replace('"compact"', '"paper"')], UsageError, "name its store"),
+        ([A, TRAIN.replace('"convolutional"', '"paper"')], UsageError, "name its store"),
         (
             [A, '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compakt"\n'],
             UsageError,

@@ -51,7 +51,10 @@ def test_the_fitted_model_scores_noise_lower(table: Path, tmp_path: Path) -> Non
     line = json.loads((tmp_path / "run/log.jsonl").read_text())
     assert line["srcc"] > 0.5
     scorer = ma_agiqa.load(tmp_path / "run/model")
-    scores = {int(Path(str(s.path)).stem): s.score for s in scorer.score(sorted(table.parent.glob("*.png")))}
+    scores = {
+        int(Path(str(s.path)).stem): s.score
+        for s in scorer.score(sorted(table.parent.glob("*.png")))
+    }
     with table.open() as file:
         human = {int(row["image"][:-4]): float(row["score"]) for row in csv.DictReader(file)}
     order = sorted(human)

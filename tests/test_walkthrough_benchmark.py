@@ -42,7 +42,8 @@ def desk(agiqa_3k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for row in chosen:
         shutil.copy(agiqa_3k / "images" / row[0], root / "images")
     for number in (1, 2):
-        names = [row[0] for row in chosen[number::5]]
+        prompts = sorted({row[head.index("prompt")] for row in chosen})[number::5]
+        names = [row[0] for row in chosen if row[head.index("prompt")] in prompts]
         (root / f"splits/ipce-{number:02d}-test.txt").write_text("\n".join(names))
     (tmp_path / "grid.toml").write_text(blocks("toml")[0])
     monkeypatch.chdir(tmp_path)

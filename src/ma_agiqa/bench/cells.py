@@ -91,6 +91,7 @@ def cells_of(grid: Grid, materials: Sequence[Material], digests: Mapping[str, st
         for data in materials
         if not isinstance(model, ScoresSpec) or model.data in (None, data.name)
         for split in data.splits
+        if not isinstance(model, TrainSpec) or split in (model.splits or data.splits)
         for seed in (grid.seeds if isinstance(model, TrainSpec) else (None,))
     ]
 
@@ -108,7 +109,11 @@ def _cell(
     others = tuple(other for other in materials if crossing and other is not data)
     settings = {
         "kind": model.kind,
-        "arguments": {k: _plain(v) for k, v in dataclasses.asdict(model).items() if k != "name"},
+        "arguments": {
+            k: _plain(v)
+            for k, v in dataclasses.asdict(model).items()
+            if k not in ("name", "splits")
+        },
         "content": digest,
         "data": data.digest,
         "split": split,

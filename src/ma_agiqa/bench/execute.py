@@ -33,6 +33,9 @@ from ma_agiqa.files import write_atomically
 from ma_agiqa.training.request import Observer, TrainRequest
 from ma_agiqa.training.run import train
 
+DESCRIPTIONS = "descriptions"
+"""Folder of the statistics of images, which the compact model's cells share."""
+
 
 @dataclass(frozen=True, eq=False)
 class Bench:
@@ -152,6 +155,7 @@ def _train(cell: Cell, bench: Bench) -> Outcome:
         precision=spec.precision,
         resume=(folder / "run.json").exists(),
         columns=data.spec.columns,
+        descriptions=bench.out / DESCRIPTIONS if spec.model == "compact" else None,
     )
     directory = train(request, observer=bench.observer)
     scorer = inference.load(directory, device=bench.device, store=spec.store)

@@ -44,6 +44,7 @@ class TrainSpec:
 
     Attributes:
         vectors: which of the store's questions the network takes; all when empty.
+        splits: on which of the grid's splits it is run; all when empty. For what takes long.
     """
 
     kind: ClassVar[str] = "train"
@@ -58,6 +59,7 @@ class TrainSpec:
     store: Path | None = None
     vectors: tuple[str, ...] = ()
     precision: str = "auto"
+    splits: tuple[str, ...] = ()
 
     def recipe_of(self) -> Recipe | ClosedForm:
         """Return the recipe with its settings.

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from ma_agiqa.data.samples import Samples, require_images
 from ma_agiqa.data.splits import Split
-from ma_agiqa.errors import DataError, FeatureError, UsageError
+from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.evaluation.ridge import STRENGTHS, RidgePath, fit_ridge
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.text import hint, some
+from ma_agiqa.text import hint
 from ma_agiqa.training.semantics import vectors_of
 
 
@@ -199,14 +199,6 @@ def features_of(
     assert stored is not None
     wanted = stored if names == tuple(own) else stored[:, [own.index(name) for name in names]]
     features: NDArray[np.float16] = wanted.flatten(1).numpy()
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise FeatureError(
-            f"the vectors of {len(bad)} of {len(samples)} images are NaN or infinite: "
-            f"{some([samples.name[i] for i in bad])}",
-            path=store.path,
-            remedy="extract them again, into a new store",
-        )
     return features
 
 

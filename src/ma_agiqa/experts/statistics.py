@@ -24,8 +24,10 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIN_SIDE = 32
@@ -83,7 +85,7 @@ def block_transform(plane: Tensor, side: int) -> Tensor:
 
     Rows and columns that fill no block are left out.
     """
-    cosine = _cosine(side).to(plane)
+    cosine = torch.as_tensor(_cosine(side), device=plane.device)
     rows, columns = plane.shape[1] // side, plane.shape[2] // side
     blocks = plane[:, : rows * side, : columns * side].reshape(-1, rows, side, columns, side)
     return cosine @ blocks.transpose(2, 3) @ cosine.T
@@ -127,7 +129,7 @@ def _spectrum(plane: Tensor) -> Tensor:
     windows = (windows - windows.mean((2, 3), keepdim=True)) * (fade * fade[:, None])
     waves = torch.fft.rfft2(windows)
     power = (waves.real.square() + waves.imag.square()).mean(1).flatten(1)
-    bins, sizes = (x.to(plane.device) for x in _frequency_bins())
+    bins, sizes = (torch.as_tensor(x, device=plane.device) for x in _frequency_bins())
     summed = power.new_zeros(len(power), len(sizes)).index_add(1, bins, power)
     return torch.log(summed[:, 1:] / sizes[1:] + 10 * _FLOOR)
 
@@ -146,16 +148,16 @@ def _window_starts(length: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _frequency_bins() -> tuple[Tensor, Tensor]:
+def _frequency_bins() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the bin of every frequency of a window, and the bins' sizes; bin 0 is the mean."""
-    down = torch.fft.fftfreq(_WINDOW).abs()[:, None]
-    right = torch.fft.rfftfreq(_WINDOW)[None]
-    ring = (torch.sqrt(down**2 + right**2) / 0.5 * _RINGS).long()
-    sector = (torch.atan2(down, right) / (math.pi / 2) * _SECTORS * 0.9999).long()
-    number = (ring * _SECTORS + sector + 1).flatten()
+    down = np.abs(np.fft.fftfreq(_WINDOW))[:, None]
+    right = np.fft.rfftfreq(_WINDOW)[None]
+    ring = (np.hypot(down, right) / 0.5 * _RINGS).astype(int)
+    sector = (np.arctan2(down, right) / (math.pi / 2) * _SECTORS * 0.9999).astype(int)
+    number = (ring * _SECTORS + sector + 1).ravel()
     number[0] = 0
-    _, bins, sizes = torch.unique(number, return_inverse=True, return_counts=True)
-    return bins, sizes.float()
+    _, bins, sizes = np.unique(number, return_inverse=True, return_counts=True)
+    return bins, sizes.astype(np.float32)
 
 
 def _natural(plane: Tensor, levels: range) -> Tensor:
@@ -247,10 +249,11 @@ def box_mean(x: Tensor, side: int) -> Tensor:
     return x / side**2
 
 
+# Kept as arrays: a tensor made while scoring could not take part in a gradient later.
 @functools.lru_cache(maxsize=8)
-def _cosine(side: int) -> Tensor:
+def _cosine(side: int) -> NDArray[np.float32]:
     """Orthonormal type-II cosine transform, (N, N)."""
-    u, i = torch.arange(side)[:, None], torch.arange(side)[None]
-    matrix = torch.cos(math.pi * (2 * i + 1) * u / (2 * side)) * math.sqrt(2 / side)
+    u, i = np.mgrid[0:side, 0:side]
+    matrix = np.cos(math.pi * (2 * i + 1) * u / (2 * side)) * math.sqrt(2 / side)
     matrix[0] /= math.sqrt(2)
-    return matrix.float()
+    return matrix.astype(np.float32)

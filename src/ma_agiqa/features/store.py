@@ -70,7 +70,7 @@ class FeatureStore:
         """
         path = Path(path)
         if not (path / headers.FILE).exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if _is_foreign(path) and not (path / headers.FILE).exists():
                 raise OutputError(
                     "is there and is no feature store", path=path, remedy="give a new folder"
                 )
@@ -225,3 +225,10 @@ class ShardWriter:
     ) -> None:
         if not isinstance(error, OutputError):
             self.flush()
+
+
+def _is_foreign(path: Path) -> bool:
+    """Say whether a path holds anything but a header that is just being written."""
+    if not path.exists():
+        return False
+    return not path.is_dir() or any(not inside.name.startswith(".") for inside in path.iterdir())

@@ -69,7 +69,7 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         raise UsageError(
             f"this recipe does not fit {request.model}", remedy=f"--recipe {start.recipe}"
         )
-    store = None if isinstance(recipe, ClosedForm) else open_store(start, request.store, recipe)
+    store = open_store(start, request.store, recipe)
     run = Run(request, store, start=start, first=processes.first)
     sets = load_sets(
         [(request.data, request.root), *request.also],

@@ -20,11 +20,12 @@ from ma_agiqa.experts.questions import Question, from_record
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import some
+from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.starts import PAPER_SEMANTIC_WIDTH, PAPER_SEMANTICS, Start
 
 
-def open_store(start: Start, path: Path | None, recipe: Recipe) -> FeatureStore | None:
+def open_store(start: Start, path: Path | None, recipe: Recipe | ClosedForm) -> FeatureStore | None:
     """Open the store that a training takes its vectors from, if its network takes any.
 
     Raises:
@@ -42,7 +43,7 @@ def open_store(start: Start, path: Path | None, recipe: Recipe) -> FeatureStore 
             "this network takes semantic features",
             remedy="`ma-agiqa extract` them, then give --store DIR",
         )
-    if recipe.mixup:
+    if isinstance(recipe, Recipe) and recipe.mixup:
         raise UsageError(
             "recipe: mixup makes images that the store has no vectors of",
             remedy="--set mixup=0",
