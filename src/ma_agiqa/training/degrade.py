@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EDITION = 2
+"""Grows whenever a degradation changes: descriptions of copies are kept under it."""
+
 
 def degraded_copies(images: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return a degraded copy of each image (B, 3, H, W) and its severity, (B,) in [0.1, 1].
@@ -68,6 +71,18 @@ def rescale(images: Tensor, severity: Tensor) -> Tensor:
         side = max(8, round(image.shape[-1] / (1.2 + 4.8 * strength)))
         small = F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True)
         out.append(F.interpolate(small, size=image.shape[1:], mode="bicubic", align_corners=False))
+    return torch.cat(out)
+
+
+def enlarge(images: Tensor, severity: Tensor) -> Tensor:
+    """Enlarge up to three times, and cut out the middle at the size there was."""
+    height, width = images.shape[2:]
+    out = []
+    for image, strength in zip(images, severity.tolist(), strict=True):
+        size = [math.ceil(side * (1.1 + 1.9 * strength)) for side in (height, width)]
+        large = F.interpolate(image[None], size=size, mode="bicubic", align_corners=False)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        out.append(large[:, :, top : top + height, left : left + width])
     return torch.cat(out)
 
 
@@ -132,6 +147,7 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "banding": banding,
     "blocking": blocking,
     "blur": blur,
+    "enlarge": enlarge,
     "fade": fade,
     "grain": grain,
     "noise": noise,

@@ -23,9 +23,11 @@ from torch import Tensor
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import UsageError
-from ma_agiqa.experts.statistics import EDITION, WIDTH, statistics_vector
+from ma_agiqa.experts import statistics as texture
+from ma_agiqa.experts.statistics import WIDTH, statistics_vector
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.files import atomic_path
+from ma_agiqa.training import degrade
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.closed_form import ClosedForm, fit
 from ma_agiqa.training.datasets import DataSet, training_part
@@ -36,6 +38,8 @@ from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer
 from ma_agiqa.transforms import to_unit
+
+EDITION = f"{texture.EDITION}.{degrade.EDITION}"
 
 FITTED = "statistics"
 """Folder of a run in which its descriptions lie."""
