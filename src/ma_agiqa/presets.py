@@ -36,10 +36,10 @@ class ModelPreset:
 
 MODELS: dict[str, ModelPreset] = {
     "compact": ModelPreset(
-        summary="small convolutional network, scores an image at its own resolution",
+        summary="statistics of texture and a kernel regression, at an image's own resolution",
         needs="nothing: ships with the package",
         licence="Apache-2.0",
-        source="trained by this project from random weights on AGIQA-3K (paper split, train)",
+        source="fitted by this project on AGIQA-3K (paper split, train), without pretrained weights",
         directory=ASSETS / "compact",
     ),
     "paper": ModelPreset(

@@ -44,7 +44,8 @@ class Score:
             maps are None unless asked for.
         contribution_map: what each place adds to the visual expert's contribution, shape
             (h, w), float32; of `compact` it sums to `score`.
-        quality_map: local scores of `compact`, shape (h, w), float32, same scale.
+        quality_map: local scores of `compact`, shape (h, w), float32, same scale; of windows
+            of 128 pixels that overlap by a half.
         weight_map: how much each place of `compact` counted, shape (h, w), float32, sums to
             one; times `quality_map` it is `contribution_map`.
     """
