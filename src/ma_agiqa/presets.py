@@ -39,7 +39,7 @@ MODELS: dict[str, ModelPreset] = {
         summary="statistics of texture and a kernel regression, at an image's own resolution",
         needs="nothing: ships with the package",
         licence="Apache-2.0",
-        source="fitted by this project on AGIQA-3K (paper split, train), without pretrained weights",
+        source="fitted by this project on AGIQA-3K (paper split, train), from no other weights",
         directory=ASSETS / "compact",
     ),
     "paper": ModelPreset(
