@@ -39,13 +39,14 @@ from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer
 from ma_agiqa.transforms import to_unit
 
+if TYPE_CHECKING:
+    from ma_agiqa.training.folder import Run
+
 EDITION = f"{texture.EDITION}.{degrade.EDITION}"
+"""Of what a description holds; another one is computed anew."""
 
 FITTED = "statistics"
 """Folder of a run in which its descriptions lie."""
-
-if TYPE_CHECKING:
-    from ma_agiqa.training.folder import Run
 
 
 def fit_run(
