@@ -81,10 +81,13 @@ class CompactExpert(nn.Module):
         return CompactQuality(self.score(images), images, self)
 
     def score(self, images: Tensor) -> Tensor:
-        """Return the scores (B,) of images (B, 3, H, W); float32 whatever autocast says."""
+        """Return the scores (B,) of images (B, 3, H, W); float32 whatever autocast says.
+
+        Each image is computed alone: sums over a batch of another size round differently, and
+        a score must not depend on its neighbours.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            statistics: Tensor = self.regression(statistics_vector(images))
-        return statistics
+            return torch.cat([self.regression(statistics_vector(x[None])) for x in images])
 
 
 def cut(images: Tensor) -> Tensor:
