@@ -215,6 +215,15 @@ def test_nothing_runs_when_a_name_is_unknown(desk: Path, monkeypatch: pytest.Mon
     assert not (desk / "out").exists()
 
 
+def test_nothing_runs_on_a_device_that_is_not_there(desk: Path) -> None:
+    """Every cell failed with the same reason, and the status was that of a partial success."""
+    path = bench_desk.grid(desk, HEAD, A, PROBE)
+    done = run("benchmark", path, "--out", desk / "out", "--device", "cudda")
+    assert done.exit_code == 2
+    assert "device 'cudda' cannot be used" in done.stderr
+    assert not (desk / "out").exists()
+
+
 def test_check_lists_the_cells_and_does_nothing(desk: Path) -> None:
     path = bench_desk.grid(desk, HEAD, A, PROBE, TRAIN)
     done = run("benchmark", path, "--out", desk / "out", "--check")

@@ -11,7 +11,7 @@ from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 from ma_agiqa.bench.cells import cells_of
 from ma_agiqa.bench.grid import expand_split, read_grid
 from ma_agiqa.bench.material import gather
-from ma_agiqa.bench.models import AblationSpec, ProbeSpec, TrainSpec
+from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainSpec
 from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, UsageError
 
 A = DATA.format(name="a")
@@ -75,6 +75,26 @@ def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
     assert AblationSpec(name="y", store=desk).models()[3].vectors == ()
 
 
+def test_a_model_names_its_splits_as_data_do(desk: Path) -> None:
+    """A range was no split of the data, so the model had no cell and was missing in silence."""
+    grid = read_grid(bench_desk.grid(desk, A, TRAIN, 'splits = ["random-0..1"]\n'))
+    (model,) = grid.models
+    assert isinstance(model, TrainSpec)
+    assert model.splits == ("random-0", "random-1")
+
+
+def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
+    (desk / "lmm").mkdir()
+    (desk / "vit.safetensors").touch()
+    model = '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compact"\nlmm = "lmm"\n'
+    start = 'backbone = "vit.safetensors"\n'
+    directory, trained = read_grid(bench_desk.grid(desk, A, model, TRAIN, start)).models
+    assert isinstance(directory, DirectorySpec)
+    assert isinstance(trained, TrainSpec)
+    assert (directory.model, directory.lmm) == ("compact", str(desk / "lmm"))
+    assert trained.backbone == str(desk / "vit.safetensors")
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -89,10 +109,12 @@ def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
         (["resamples = 5\n", A, PROBE], "at least 100, got 5"),
         (["cross = 1\n", A, PROBE], "cross: expected bool, got 1"),
         ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
+        ([A, PROBE.replace('"probe"\nstore', '["probe"]\nstore')], r"no kind \['probe'\]"),
         ([A, PROBE, "layer = 3\n"], "model 'probe': unknown 'layer'"),
         ([A, TRAIN.replace('"convolutional"', '"compakt"')], "nothing named 'compakt' to train"),
         ([A, TRAIN, 'recipe = "papper"\n'], "no recipe named 'papper'"),
         ([A, TRAIN.replace("epochs=1", "epoch=1")], "the recipe has no 'epoch'"),
+        ([A, TRAIN, 'splits = ["random-2"]\n'], "no data has the split 'random-2'.*random-0"),
         (["[[data]\n"], "cannot be read as TOML"),
     ],
 )

@@ -12,7 +12,7 @@
 
 Paths are relative to the TOML file. `ipce` stands for the ten published lists, `prompt-0..4`
 for five seeds. Unknown names anywhere are errors before any work.
-What this file does not do: look at images or stores (`check.py`), run anything (`runner.py`).
+What this file does not do: look at images or stores (`material.py`), run anything (`runner.py`).
 """
 
 from __future__ import annotations
@@ -103,10 +103,11 @@ def read_grid(path: str | Path) -> Grid:
     path = Path(path)
     top = build(_Top, _parse(path), where=str(path), folder=path.parent)
     data = tuple(_data_spec(entry, path) for entry in top.data)
-    models = [_model_spec(entry, path) for entry in top.model]
+    models: list[ModelSpec] = [_model_spec(entry, path) for entry in top.model]
     for number, entry in enumerate(top.ablation, start=1):
         where = f"{path}: ablation {number}"
-        models += build(AblationSpec, entry, where=where, folder=path.parent).models()
+        ablation = build(AblationSpec, entry, where=where, folder=path.parent)
+        models += [_placed(row, path.parent) for row in ablation.models()]
     _check_names(path, data, models, top)
     return Grid(
         source=path,
@@ -134,12 +135,25 @@ def _data_spec(entry: Mapping[str, Any], path: Path) -> DataSpec:
 def _model_spec(entry: Mapping[str, Any], path: Path) -> ModelSpec:
     kind = entry.get("kind")
     where = f"{path}: model {entry.get('name', '')!r}"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(f"{where}: no kind {kind!r}{hint(str(kind), KINDS, 'kinds are')}")
     rest = {key: value for key, value in entry.items() if key != "kind"}
-    spec = build(KINDS[kind], rest, where=where, folder=path.parent)
-    if isinstance(spec, DirectorySpec) and (path.parent / spec.model).is_dir():
-        return dataclasses.replace(spec, model=str(path.parent / spec.model))
+    return _placed(build(KINDS[kind], rest, where=where, folder=path.parent), path.parent)
+
+
+def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Return a model with paths that start at `folder`, and with its splits written out."""
+    if isinstance(spec, DirectorySpec):
+        model, lmm = (
+            str(folder / name) if name and (folder / name).is_dir() else name
+            for name in (spec.model, spec.lmm)
+        )
+        return dataclasses.replace(spec, model=model or "", lmm=lmm)
+    if isinstance(spec, TrainSpec):
+        splits = tuple(name for text in spec.splits for name in expand_split(text))
+        file = folder / spec.backbone
+        backbone = str(file) if file.is_file() else spec.backbone
+        return dataclasses.replace(spec, backbone=backbone, splits=splits)
     return spec
 
 
@@ -174,6 +188,13 @@ def _check_names(
     for spec in models:
         if isinstance(spec, TrainSpec):
             spec.recipe_of()  # raises for an unknown recipe, setting or network
+            own = [split for one in data for split in one.splits]
+            for split in spec.splits:
+                if split not in own:
+                    known = hint(split, own, "they have")
+                    raise UsageError(
+                        f"model {spec.name!r}: no data has the split {split!r}{known}", path=path
+                    )
 
 
 def build(cls: type[T], entry: Mapping[str, Any], *, where: str, folder: Path) -> T:

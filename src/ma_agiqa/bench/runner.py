@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ma_agiqa import devices
 from ma_agiqa.bench import cells
 from ma_agiqa.bench.cells import Cell, Result
 from ma_agiqa.bench.execute import Bench, execute
@@ -50,10 +51,11 @@ def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver)
     """Run what has no result yet; return all results.
 
     Raises:
-        UsageError, DataError, FeatureError, ModelError: the grid names what is not there;
-            nothing was run.
+        UsageError, DataError, FeatureError, ModelError: the grid names what is not there, or
+            the device cannot be used; nothing was run.
         OutputError: results cannot be written.
     """
+    devices.resolve(device)
     materials, digests = gather(grid)
     todo = cells.cells_of(grid, materials, digests)
     bench = Bench(out=out, resamples=grid.resamples, device=device, observer=observer)

@@ -70,12 +70,14 @@ def evaluate(
     from rich.console import Console
 
     from ma_agiqa.data.registry import TableColumns
-    from ma_agiqa.evaluation.scatter import scatter
+    from ma_agiqa.evaluation import scatter
     from ma_agiqa.evaluation.tables import render
 
     columns = TableColumns(image_column, score_column, prompt_column)
     if lower_is_better and scores is None:
         raise UsageError("--lower-is-better belongs to --scores")
+    if plot is not None:
+        scatter.check(plot)
     if scores is not None:
         report = _of_scores(scores, lower_is_better, data, root, split, target, columns, resamples)
     else:
@@ -107,7 +109,7 @@ def evaluate(
     if predictions is not None:
         report.write_predictions(predictions)
     if plot is not None:
-        scatter(report, plot)
+        scatter.scatter(report, plot)
     render(report, Console())
 
 

@@ -47,7 +47,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no s
 
 Data = Annotated[
     str,
-    typer.Option("--data", help="Name from `ma-agiqa datasets`, or a CSV or Parquet table."),
+    typer.Option("--data", help="Name from `ma-agiqa datasets`, or a CSV, Parquet or Excel table."),
 ]
 DataRoot = Annotated[
     Path, typer.Option("--root", help="Folder the data set lies in; image paths start there.")

@@ -15,8 +15,8 @@ Architecture = Annotated[
     str,
     typer.Option(
         "--model",
-        help="What to train: compact, visual or paper anew; or a model directory or Hub id to "
-        "fine-tune.",
+        help="What to train: compact, convolutional, visual or paper anew; or a model directory "
+        "or Hub id to fine-tune.",
     ),
 ]
 RecipeName = Annotated[
@@ -26,7 +26,8 @@ SplitName = Annotated[
     str,
     typer.Option(
         "--split",
-        help="paper, ipce-01 to ipce-10, prompt-SEED or random-SEED; train trains, val selects.",
+        help="paper, official, random-SEED, random-8-2-SEED, prompt-SEED, ipce-01 to ipce-10, or "
+        "training/SPLIT of the official training set; train trains, val selects.",
     ),
 ]
 Target = Annotated[

@@ -155,7 +155,9 @@ def fit_probe(
     if len(val) < metrics.MIN_PAIRS:
         raise DataError(
             f"{len(val)} validation images cannot choose a strength, {metrics.MIN_PAIRS} are "
-            "the least"
+            "the least",
+            path=samples.dataset,
+            remedy="use more images, or another split",
         )
     if not np.ptp(mos[train]) > 0:
         raise DataError("all training images have the same score: there is nothing to learn")

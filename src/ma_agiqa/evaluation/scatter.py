@@ -32,17 +32,28 @@ def scatter(report: EvaluationReport, path: str | Path) -> None:
         OutputError: the place cannot be written.
         UsageError: a suffix matplotlib cannot write.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"cannot draw to {str(path)!r}", remedy=f"end it in {' '.join(SUFFIXES)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train") from error
+    check(path)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 6.4), dpi=150, layout="constrained")
     draw(report, figure.add_subplot())
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:])
+        figure.savefig(temporary, format=Path(path).suffix.lower()[1:])
+
+
+def check(path: str | Path) -> None:
+    """Refuse what could never be drawn, before the work that leads to it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        UsageError: a suffix matplotlib cannot write.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"cannot draw to {str(path)!r}", remedy=f"end it in {' '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train") from error
 
 
 def draw(report: EvaluationReport, axes: Any) -> None:
