@@ -8,12 +8,12 @@ import scipy.fft
 import scipy.ndimage
 import torch
 
+from ma_agiqa.experts.smoothing import box_mean
 from ma_agiqa.experts.statistics import (
     GROUPS,
     MIN_SIDE,
     WIDTH,
     block_transform,
-    box_mean,
     picture_statistics,
     statistics_vector,
 )
@@ -47,7 +47,7 @@ def test_blocks_are_transformed_as_scipy_does(side: int) -> None:
 def test_the_box_mean_is_scipys_uniform_filter() -> None:
     plane = pictures(1, 20, 33)
     expected = scipy.ndimage.uniform_filter(plane[0].double().numpy(), 7, mode="mirror")
-    np.testing.assert_allclose(box_mean(plane, 7)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(box_mean(plane[:, None])[0, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(MIN_SIDE, MIN_SIDE), (33, 200), (101, 67), (512, 512)])

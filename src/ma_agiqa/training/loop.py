@@ -5,8 +5,7 @@ and resumed at the last finished epoch gives the same weights as an unbroken one
 on a CPU. Several processes plan the same batches and draw the same chances for the whole of
 each, then look at their own rows (`processes.py`); a batch may also be computed in parts, one
 after the other. Losses over a batch see all processes' rows of a part. What differs between
-one process and several: dropout masks, batch normalisation on CPUs (each process's own rows),
-and which images are degraded.
+one process and several: dropout masks, and batch normalisation on CPUs (each process's own rows).
 What this file does not do: touch a test part, or write files (`run.py`).
 
 Shapes: B images of a batch, S side of the crop.
