@@ -15,7 +15,8 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 
 LAYERS = [
     {"errors", "text", "types", "version"},
-    {"config", "presets", "images", "image_formats", "files", "provenance", "devices", "lookahead"},
+    {"config", "presets", "images", "image_formats", "files", "provenance", "devices"},
+    {"lanes", "lookahead"},
     {"transforms", "experts", "lmm", "fusion"},
     {"model", "checkpoints", "convert", "hub"},
     {"data", "features"},

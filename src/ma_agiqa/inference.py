@@ -31,6 +31,7 @@ from ma_agiqa.experts.convolutional import ConvolutionalExpert
 from ma_agiqa.explain import explanations
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.sources import SemanticSource, open_source
+from ma_agiqa.lanes import Lanes
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
 from ma_agiqa.types import RGB, Score
 
@@ -111,6 +112,9 @@ class Scorer:
         self.device = devices.resolve(device)
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
+        self._lanes: Lanes | None = None
+        if self.device.type == "cpu" and getattr(model, "one_by_one", False):
+            self._lanes, default_batch = Lanes(default_workers), 2 * default_workers
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
         self.model = model.to(self.device).eval()
@@ -238,28 +242,41 @@ class Scorer:
     def _forward(self, batch: list[Pending], *, explain: bool) -> None:
         """Score one batch; the prepared tensors are dropped as soon as it has succeeded."""
         tensors = [item.tensor for item in batch if item.tensor is not None]
-        stacked = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-        with self._forward_lock, torch.inference_mode(), devices.full_float32(self.device):
-            inputs = [stacked.to(self.device)]
-            if self.semantics is not None:
-                vectors = self.semantics.collect([item.semantics for item in batch])
-                inputs.append(vectors.to(self.device))
-            output = self.model(*inputs)
-            values = output.score.float().cpu()
-            reasons = explanations(output, self.config) if explain else [{}] * len(batch)
-        if values.shape != (len(batch),):
-            raise ModelError(
-                f"the network gave scores of shape {tuple(values.shape)}, expected ({len(batch)},)",
-                path=self.name,
-            )
-        for row, item in enumerate(batch):
+        with self._forward_lock, devices.full_float32(self.device):
+            if self._lanes is not None:
+                alone = self._lanes.map(lambda one: self._judge([one[None]], explain), tensors)
+                judged = list(itertools.chain(*alone))
+            else:
+                stacked = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+                inputs = [stacked.to(self.device)]
+                if self.semantics is not None:
+                    with torch.inference_mode():
+                        vectors = self.semantics.collect([item.semantics for item in batch])
+                    inputs.append(vectors.to(self.device))
+                judged = self._judge(inputs, explain)
+        for item, (value, reasons) in zip(batch, judged, strict=True):
             item.tensor = item.semantics = None
-            value = float(values[row])
             if not np.isfinite(value):
                 item.error = f"the network gave no finite score ({value})"
                 continue
             score = self._record(item.label, value=value)
-            item.score = dataclasses.replace(score, **reasons[row])
+            item.score = dataclasses.replace(score, **reasons)
+
+    def _judge(
+        self, inputs: list[torch.Tensor], explain: bool
+    ) -> list[tuple[float, dict[str, Any]]]:
+        """Run the network; return each image's score and the fields that explain it."""
+        with torch.inference_mode():  # of this thread, which may be a lane
+            output = self.model(*inputs)
+            values = output.score.float().cpu()
+            count = len(inputs[0])
+            reasons = explanations(output, self.config) if explain else [{}] * count
+        if values.shape != (count,):
+            raise ModelError(
+                f"the network gave scores of shape {tuple(values.shape)}, expected ({count},)",
+                path=self.name,
+            )
+        return list(zip(values.tolist(), reasons, strict=True))
 
     def _result(self, item: Pending) -> Score:
         return item.score or self._record(item.label, error=item.error)

@@ -61,7 +61,13 @@ class CompactExpert(nn.Module):
     Args:
         supports: pictures the regression remembers.
         rank: coordinates each is remembered by.
+
+    Attributes:
+        one_by_one: whether each image of a batch is computed alone, so that a scorer may as
+            well compute them side by side.
     """
+
+    one_by_one = True
 
     def __init__(self, *, supports: int, rank: int = 256) -> None:
         super().__init__()

@@ -12,16 +12,17 @@ BOX = 7
 def box_mean(x: Tensor) -> Tensor:
     """Mean over the box around each pixel of (B, C, H, W); the image is continued by reflection.
 
-    Sums of 2, then 4, then 7 shifted copies: four additions an axis instead of six, and
-    several times faster than a pooling or a convolution with a box of ones.
+    Sums of 2, then 7 shifted copies: four additions an axis instead of six, the later ones in
+    place, and several times faster than a pooling or a convolution with a box of ones.
     """
     reach = BOX // 2
     x = F.pad(x, (reach, reach, reach, reach), mode="reflect")
     for axis in (2, 3):
         length = x.shape[axis]
         two = x.narrow(axis, 0, length - 1) + x.narrow(axis, 1, length - 1)
-        four = two.narrow(axis, 0, length - 3) + two.narrow(axis, 2, length - 3)
-        last = four.shape[axis] - 3
-        seven = four.narrow(axis, 0, last) + two.narrow(axis, 4, last)
-        x = seven + x.narrow(axis, 6, last)
+        last = length - BOX + 1
+        seven = two.narrow(axis, 0, last) + two.narrow(axis, 2, last)
+        seven += two.narrow(axis, 4, last)
+        seven += x.narrow(axis, 6, last)
+        x = seven
     return x / BOX**2
