@@ -110,6 +110,13 @@ def test_the_command_judges_scores_in_place_of_a_model(desk: Path) -> None:
     assert "--lower-is-better belongs to --scores" in alone.stderr
 
 
+def test_options_of_a_model_beside_scores_are_refused(desk: Path) -> None:
+    words = ["evaluate", "--data", desk / "a.csv", "--root", desk, "--scores", desk / "peer.csv"]
+    done = run(*words, "--model", "compact", "--batch-size", 2)
+    assert done.exit_code == 2
+    assert "--model, --batch-size cannot be used beside --scores" in done.stderr
+
+
 class Measure:
     """Stands in for a measure of pyiqa: the mean of the picture, lower is better."""
 
@@ -171,7 +178,7 @@ def test_weights_that_cannot_be_had_are_a_typed_error(desk: Path, pyiqa: types.M
 
     pyiqa.create_metric = no_network  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=r"brisque: its weights cannot be had.*network"):
-        peers.peer_scores("brisque", samples_of(desk))
+        peers.Peer("brisque")
 
 
 def test_a_measure_that_gives_no_number_names_the_image(
@@ -179,7 +186,38 @@ def test_a_measure_that_gives_no_number_names_the_image(
 ) -> None:
     monkeypatch.setattr(Measure, "__call__", lambda self, pixels: torch.tensor(float("nan")))
     with pytest.raises(MAAGIQAError, match=r"a/0\.png: brisque gave nan"):
-        peers.peer_scores("brisque", samples_of(desk))
+        peers.Peer("brisque")((desk / "a/0.png").read_bytes(), name="a/0.png")
+
+
+def test_a_peer_names_what_fails_and_a_second_run_computes_only_that(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (desk / "a/1.png").read_bytes()
+    (desk / "a/1.png").write_bytes(whole[:200])
+    out = desk / "brisque.csv"
+    words = ["peer", "brisque", "--data", desk / "a.csv", "--root", desk, "--out", out]
+    first = run(*words)
+    assert first.exit_code == 1
+    assert "failed: a/1.png:" in first.stderr
+    assert len(read_scores(out)) == len(samples_of(desk)) - 1
+
+    (desk / "a/1.png").write_bytes(whole)
+    judged = []
+    measure = Measure.__call__
+    monkeypatch.setattr(
+        Measure, "__call__", lambda self, pixels: judged.append(1) or measure(self, pixels)
+    )
+    second = run(*words)
+    assert second.exit_code == 0, second.stderr
+    assert len(judged) == 1
+    assert tuple(read_scores(out)) == samples_of(desk).name
+    assert not list(desk.glob("*.partial"))
+
+
+def test_a_peer_writes_csv_only(desk: Path, pyiqa: types.ModuleType) -> None:
+    done = run("peer", "brisque", "--data", desk / "a.csv", "--root", desk, "--out", "x.json")
+    assert done.exit_code == 2
+    assert "end the name in .csv" in done.stderr
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa import checkpoints, inference, presets
+from ma_agiqa import checkpoints, images, inference, presets
 from ma_agiqa.bench import peers, stores
 from ma_agiqa.bench.cells import Cell, Judgement, judgement
 from ma_agiqa.bench.material import Material
 from ma_agiqa.bench.models import DirectorySpec, PeerSpec, ProbeSpec, ScoresSpec, TrainSpec
+from ma_agiqa.data.samples import require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import protocol
@@ -90,9 +91,13 @@ def _peer(cell: Cell, bench: Bench) -> Outcome:
 
     def score() -> dict[str, Any]:
         tested = cell.data.tested()
-        found = peers.peer_scores(spec.metric, tested, device=bench.device)
-        values = dict(zip(tested.name, found.values.tolist(), strict=True))
-        return {"values": values, "lower_is_better": found.lower_is_better}
+        require_images(tested)
+        peer = peers.Peer(spec.metric, device=bench.device)
+        values = {
+            name: peer(images.read_bytes(path), name=str(path))
+            for name, path in zip(tested.name, tested.path, strict=True)
+        }
+        return {"values": values, "lower_is_better": peer.lower_is_better}
 
     found = _once(cell, bench, score)
     negated = bool(found["lower_is_better"])

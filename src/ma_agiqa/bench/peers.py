@@ -8,15 +8,12 @@ What this file does not do: judge them (`evaluation/scores.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ma_agiqa.data.samples import Samples, require_images
+from ma_agiqa import images
 from ma_agiqa.errors import MAAGIQAError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.text import hint
 
@@ -27,14 +24,6 @@ PEERS = {
     "clipiqa": "CLIP's choice between good and bad photo (Wang 2023)",
 }
 """Name in pyiqa -> what it is. Other names of pyiqa's measures without reference work too."""
-
-
-@dataclass(frozen=True)
-class PeerScores:
-    """Raw scores of a measure, (n,), and whether lower is better."""
-
-    values: NDArray[np.float64]
-    lower_is_better: bool
 
 
 def version(metric: str) -> str:
@@ -52,52 +41,51 @@ def version(metric: str) -> str:
     return f"{metric} of pyiqa {metadata.version('pyiqa')}"
 
 
-def peer_scores(
-    metric: str,
-    samples: Samples,
-    *,
-    device: str = "cpu",
-    on_image: Callable[[], None] = lambda: None,
-) -> PeerScores:
-    """Return the measure of each image, one image at a time, at its own size.
+class Peer:
+    """A measure, opened once; images are judged one at a time, at their own size.
+
+    Attributes:
+        metric: its name in pyiqa.
+        version: the same with the library's version.
+        lower_is_better: what the library says of its scores.
 
     Raises:
         MissingExtraError, UsageError: as `version`.
         ModelError: its weights cannot be had.
-        MAAGIQAError: an image cannot be read or judged; it is named.
     """
-    import torch
 
-    from ma_agiqa import images
+    def __init__(self, metric: str, *, device: str = "cpu") -> None:
+        self.metric = metric
+        self.version = version(metric)
+        self._device = device
+        try:
+            self._measure = _library().create_metric(metric, device=device)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"its weights cannot be had: {error}",
+                path=metric,
+                remedy="pyiqa fetches them from the network the first time; later runs need none",
+            ) from error
+        self.lower_is_better = bool(self._measure.lower_better)
 
-    require_images(samples)
-    measure = _open(metric, device)
-    values = []
-    for path in samples.path:
-        rgb = images.decode(images.read_bytes(path), name=str(path))
+    def __call__(self, data: bytes, *, name: str) -> float:
+        """Return the raw score of an encoded image; `name` is what errors call it.
+
+        Raises:
+            MAAGIQAError: the image cannot be read or judged.
+        """
+        import torch
+
+        rgb = images.decode(data, name=name)
         pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None] / 255
         try:
             with torch.inference_mode():
-                value = float(measure(pixels.to(device)))
+                value = float(self._measure(pixels.to(self._device)))
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise MAAGIQAError(f"{metric} failed: {error}", path=path) from error
+            raise MAAGIQAError(f"{self.metric} failed: {error}", path=name) from error
         if not np.isfinite(value):
-            raise MAAGIQAError(f"{metric} gave {value}", path=path)
-        values.append(value)
-        on_image()
-    return PeerScores(np.array(values), bool(measure.lower_better))
-
-
-def _open(metric: str, device: str) -> Any:
-    version(metric)
-    try:
-        return _library().create_metric(metric, device=device)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"its weights cannot be had: {error}",
-            path=metric,
-            remedy="pyiqa fetches them from the network the first time; later runs need none",
-        ) from error
+            raise MAAGIQAError(f"{self.metric} gave {value}", path=name)
+        return value
 
 
 def _library() -> Any:

@@ -25,6 +25,7 @@ from ma_agiqa.cli import (
     exits,
     extract,
     models,
+    peer,
     probe,
     score,
     train,
@@ -71,7 +72,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("probe")(probe.probe)
 app.command("benchmark")(benchmark.benchmark)
-app.command("peer")(benchmark.peer)
+app.command("peer")(peer.peer)
 app.command("convert")(convert.convert)
 app.command("convert-lmm")(convert_lmm.convert_lmm)
 app.command("models")(models.models)

@@ -1,4 +1,4 @@
-"""`ma-agiqa benchmark` and `ma-agiqa peer`: parse, call, print."""
+"""`ma-agiqa benchmark`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from typing import Annotated
 import typer
 
 from ma_agiqa.cli import exits, options, train
-from ma_agiqa.cli.progress import progress
 
 File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="The grid; see docs/benchmark.md.")]
 Out = Annotated[Path, typer.Option(help="Folder of results; finished cells in it are kept.")]
 Check = Annotated[bool, typer.Option("--check", help="Look everything up, list the cells, stop.")]
-Metric = Annotated[str, typer.Argument(help="Such as brisque, niqe, ilniqe, clipiqa.")]
-Csv = Annotated[Path, typer.Option("--out", help="CSV of name and score to write.")]
 
 
 def benchmark(
@@ -59,36 +56,6 @@ def benchmark(
     write_atomically(out / "results.html", page(summary, data["environment"], data["command"]))
     typer.echo(text, nl=False)
     raise typer.Exit(exits.SOME_FAILED if outcome.failures else exits.OK)
-
-
-def peer(
-    metric: Metric,
-    data: options.Data,
-    root: options.DataRoot,
-    out: Csv,
-    device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    image_column: options.ImageColumn = "image",
-    score_column: options.ScoreColumn = "score",
-) -> None:
-    """Score a data set with a published measure through pyiqa, as CSV of name and score.
-
-    The scores are as the library gives them. `ma-agiqa evaluate --scores` judges them.
-    """
-    from ma_agiqa import devices
-    from ma_agiqa.bench.peers import peer_scores, version
-    from ma_agiqa.data import registry
-    from ma_agiqa.data.registry import TableColumns
-    from ma_agiqa.evaluation.scores import write_scores
-
-    version(metric)
-    samples = registry.load(data, root, TableColumns(image_column, score_column))
-    with progress(lambda: len(samples), title=metric, quiet=quiet) as advance:
-        where = str(devices.resolve(device))
-        found = peer_scores(metric, samples, device=where, on_image=advance)
-    write_scores(out, dict(zip(samples.name, found.values.tolist(), strict=True)))
-    better = "lower is better: judge it with --lower-is-better"
-    typer.echo(better if found.lower_is_better else "higher is better", err=True)
 
 
 class News(train.Progress):

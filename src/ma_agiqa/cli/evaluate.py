@@ -40,7 +40,12 @@ LowerIsBetter = Annotated[
 Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the intervals.")]
 
 
+OF_A_MODEL = ("model", "device", "batch_size", "workers", "revision", "store", "lmm", "dtype")
+"""Options that mean nothing beside --scores."""
+
+
 def evaluate(
+    context: typer.Context,
     data: options.Data,
     root: options.DataRoot,
     model: options.Model = "compact",
@@ -76,6 +81,8 @@ def evaluate(
     columns = TableColumns(image_column, score_column, prompt_column)
     if lower_is_better and scores is None:
         raise UsageError("--lower-is-better belongs to --scores")
+    if scores is not None:
+        _refuse(context, OF_A_MODEL, beside="--scores")
     if plot is not None:
         scatter.check(plot)
     if scores is not None:
@@ -111,6 +118,18 @@ def evaluate(
     if plot is not None:
         scatter.scatter(report, plot)
     render(report, Console())
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], *, beside: str) -> None:
+    """Raise UsageError if one of the options was given, which would change nothing."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used beside {beside}: leave out one")
 
 
 def _of_scores(
