@@ -12,9 +12,11 @@ from ma_agiqa.bench.cells import cells_of
 from ma_agiqa.bench.grid import expand_split, read_grid
 from ma_agiqa.bench.material import gather
 from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainSpec
-from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, UsageError
+from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, ModelError, UsageError
 
 A = DATA.format(name="a")
+BARE = TRAIN[: TRAIN.index("settings")]
+"""The training without arguments that only a convolutional network has."""
 
 
 @pytest.fixture
@@ -133,11 +135,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, parts: list[str], message: str) 
         ([A, PROBE, 'vectors = ["hands"]\n'], UsageError, "no vectors named 'hands'"),
         ([A, PEER.replace("peer.csv", "pear.csv")], DataError, "no such file"),
         ([A, PEER, 'data = "c"\n'], UsageError, "no data 'c'"),
-        ([A, TRAIN.replace('"convolutional"', '"paper"')], UsageError, "name its store"),
+        ([A, BARE.replace('"convolutional"', '"paper"')], UsageError, "name its store"),
         (
             [A, '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compakt"\n'],
             UsageError,
             "no model named 'compakt'",
+        ),
+        ([A, TRAIN.replace('"widths=', '"width=')], ModelError, "no argument 'width'.*mean widths"),
+        (
+            [A, BARE.replace('"convolutional"', '"visual"'), 'network = ["visual.window=5"]\n'],
+            ModelError,
+            "a grid of 28 does not divide into windows of 5",
         ),
     ],
 )
@@ -146,6 +154,17 @@ def test_what_is_not_there_is_found_before_any_work(
 ) -> None:
     with pytest.raises(kind, match=message):
         gather(read_grid(bench_desk.grid(desk, *parts)))
+
+
+def test_other_weights_in_a_backbone_file_are_another_cell(desk: Path) -> None:
+    file = desk / "vit.safetensors"
+    training = BARE.replace('"convolutional"', '"visual"')
+    keys = set()
+    for content in (b"one", b"one", b"two"):
+        file.write_bytes(content)
+        grid = read_grid(bench_desk.grid(desk, A, training, 'backbone = "vit.safetensors"\n'))
+        keys.add(cells_of(grid, *gather(grid))[0].key)
+    assert len(keys) == 2
 
 
 def test_a_file_without_scores_for_a_tested_image_is_refused_with_the_count(desk: Path) -> None:

@@ -88,7 +88,7 @@ def change(directory: Path, **changes: object) -> None:
         ({"format_version": 99}, "reads up to 1"),
         ({"colour": "blue"}, "unknown keys"),
         ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
-        ({"network": {"wdiths": [1]}}, "cannot be built"),
+        ({"network": {"wdiths": [1]}}, "no argument .wdiths.*did you mean widths"),
         ({"network": {"widths": [4, 8, 8, 24], "depths": [1, 1, 1]}}, "has shape"),
         ({"network": {"widths": [4, 8, 8, 12], "depths": [1, 1, 2]}}, "missing"),
         ({"scale": {"low": "zero", "high": 5}}, "expected float"),

@@ -12,11 +12,14 @@ is ever read here.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,7 +29,7 @@ from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError
 from ma_agiqa.files import sha256
-from ma_agiqa.text import some
+from ma_agiqa.text import hint, some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -40,16 +43,34 @@ ARCHITECTURES: dict[str, str] = {
 
 def build(config: ModelConfig, *, source: str | Path = "config") -> nn.Module:
     """Build the network a configuration describes, with fresh random weights."""
-    if config.architecture not in ARCHITECTURES:
+    return build_architecture(config.architecture, config.network, source=source)
+
+
+def build_architecture(
+    architecture: str, network: Mapping[str, Any], *, source: str | Path
+) -> nn.Module:
+    """Build a network from its name in `ARCHITECTURES` and its arguments.
+
+    Raises:
+        ModelError: unknown name or argument, or arguments that do not fit together.
+    """
+    if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"unknown architecture {config.architecture!r}, known: {sorted(ARCHITECTURES)}",
-            path=source,
+            f"unknown architecture {architecture!r}, known: {sorted(ARCHITECTURES)}", path=source
         )
-    module, name = ARCHITECTURES[config.architecture].split(":")
+    module, name = ARCHITECTURES[architecture].split(":")
+    network_class = getattr(importlib.import_module(module), name)
+    known = list(inspect.signature(network_class.__init__).parameters)[1:]
+    for argument in network:
+        if argument not in known:
+            raise ModelError(
+                f"{architecture} has no argument {argument!r}{hint(argument, known, 'it has')}",
+                path=source,
+            )
     try:
-        model: nn.Module = getattr(importlib.import_module(module), name)(**config.network)
+        model: nn.Module = network_class(**network)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{config.architecture} cannot be built: {error}", path=source) from error
+        raise ModelError(f"{architecture} cannot be built: {error}", path=source) from error
     return model
 
 

@@ -17,13 +17,21 @@ import numpy as np
 from ma_agiqa import presets
 from ma_agiqa.bench import peers
 from ma_agiqa.bench.grid import DataSpec, Grid
-from ma_agiqa.bench.models import DirectorySpec, ModelSpec, PeerSpec, ProbeSpec, ScoresSpec
+from ma_agiqa.bench.models import (
+    DirectorySpec,
+    ModelSpec,
+    PeerSpec,
+    ProbeSpec,
+    ScoresSpec,
+    TrainSpec,
+)
 from ma_agiqa.data import registry, splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.scores import read_scores, scores_of
 from ma_agiqa.features import header
+from ma_agiqa.features.content import hash_files
 from ma_agiqa.text import hint
 from ma_agiqa.training.starts import STARTS
 
@@ -91,8 +99,13 @@ def _digest(spec: ModelSpec, materials: Sequence[Material]) -> str:
     if spec.store is None:
         if not isinstance(spec, ProbeSpec) and STARTS[spec.model].semantics:
             raise UsageError(f"model {spec.name!r} takes semantic features: name its store")
-        return ""
-    return _store_digest(spec.name, spec.store, spec.vectors)
+        store = ""
+    else:
+        store = _store_digest(spec.name, spec.store, spec.vectors)
+    if isinstance(spec, TrainSpec) and Path(spec.backbone).is_file():
+        (backbone,) = hash_files([spec.backbone])
+        return f"{store}+{backbone}"
+    return store
 
 
 def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -154,11 +155,28 @@ def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> nn.M
     return model
 
 
+def check_arguments(start: Start, settings: Iterable[str]) -> None:
+    """See whether a new network could be built with these arguments, without memory for it.
+
+    Raises:
+        UsageError: they are not of the form key=value, or the network takes none.
+        ModelError: the network has no such argument, or they do not fit together.
+    """
+    settings = tuple(settings)
+    if not settings:
+        return
+    if start.closed_form:
+        raise UsageError(f"{start.architecture} takes no network arguments, its fit decides")
+    network = with_arguments(start.network(0.0, Scale(0.0, 1.0)), settings)
+    with torch.device("meta"):
+        checkpoints.build_architecture(start.architecture, network, source="network")
+
+
 def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Return network arguments changed by `key=value` strings.
 
     A dot leads into a nested mapping; a value is JSON, or else text: `visual.taps=[5,8]`.
-    Whether the network knows the argument is found when it is built.
+    Whether the network knows the argument is what `check_arguments` says.
 
     Raises:
         UsageError: not of the form key=value, or a dot leads into something else.
