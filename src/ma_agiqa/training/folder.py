@@ -53,7 +53,8 @@ class Run:
         self.request, self.folder, self.model = request, request.out, request.out / "model"
         self.notes: list[str] = []
         settings = self.folder / "run.json"
-        state = settings if start.closed_form else self.folder / "state.pt"
+        # Descriptions of images are found by content, so an unfinished fit stands in no one's way.
+        state = self.folder / ("log.jsonl" if start.closed_form else "state.pt")
         if state.exists() and not request.resume:
             raise UsageError(
                 "holds an earlier run", path=self.folder, remedy="--resume, or another --out"
@@ -61,7 +62,8 @@ class Run:
         if request.resume and not state.exists():
             if not settings.exists():
                 raise UsageError("holds no run to resume", path=self.folder)
-            self.notes.append("no epoch had finished: starting from the beginning")
+            if not start.closed_form:
+                self.notes.append("no epoch had finished: starting from the beginning")
         own = self._settings()
         if request.resume:
             _require_same(settings, own, defaults=type(request.recipe)())
