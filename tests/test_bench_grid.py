@@ -125,6 +125,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, parts: list[str], message: str) 
         read_grid(bench_desk.grid(tmp_path, *parts))
 
 
+def test_a_grid_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml: cannot be read: No such file"):
+        read_grid(tmp_path / "none.toml")
+
+
 @pytest.mark.parametrize(
     ("parts", "kind", "message"),
     [

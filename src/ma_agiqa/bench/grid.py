@@ -246,5 +246,7 @@ def _parse(path: Path) -> dict[str, Any]:
             raise MissingExtraError("tomli", "paper") from error
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # decoding errors of both kinds are ValueErrors
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", path=path) from error
+    except ValueError as error:  # decoding errors of both kinds are ValueErrors
         raise UsageError(f"cannot be read as TOML: {error}", path=path) from error
