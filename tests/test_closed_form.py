@@ -10,7 +10,7 @@ from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.compact import CompactExpert
 from ma_agiqa.experts.kernel import KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
-from ma_agiqa.training.closed_form import ClosedForm, _fit_origin, _standard, _weigh, fit
+from ma_agiqa.training.closed_form import ClosedForm, _regress, _standard, _weigh, fit
 
 
 def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -108,23 +108,28 @@ def test_the_expert_tells_generators_apart_and_the_score_from_both() -> None:
     assert np.corrcoef(expert.judge(values[120:, 0]).numpy(), scores[120:])[0, 1] > 0.9
 
 
-def test_what_is_said_of_a_picture_and_its_copies_leaves_that_picture_out() -> None:
+def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
     values, _, scores = described(14, 2)
     onehot = torch.tensor([[o == n for n in "012"] for o in made_by(scores)]).double()
-    recipe = ClosedForm(steps=3, origin_rank=6)
-    regression, told = _fit_origin(values, onehot, recipe)
-    mean, scale = _standard(values[:, 0])
-    noise = _weigh(limit(values[:, 0], mean, scale), onehot, GROUPS, recipe)[1]
-    coordinates = regression.coordinates(values.flatten(0, 1)).unflatten(0, values.shape[:2])
+    targets = onehot[:, None].expand(-1, 3, -1)
+    recipe = ClosedForm(steps=3)
+    regression, told, _ = _regress(values, targets, GROUPS, recipe, rank=6)
+    every = values.transpose(0, 1).flatten(0, 1)
+    mean, scale = _standard(every)
+    noise = _weigh(limit(every, mean, scale)[:14], onehot, GROUPS, recipe)[1]
+    doubt = torch.tensor([noise] * 14 + [noise * recipe.doubt] * 28).double()
     constant = onehot.mean(0)
     for i in range(14):
-        keep = [j for j in range(14) if j != i]
+        out = [i, 14 + i, 28 + i]
+        keep = [j for j in range(42) if j not in out]
         support = regression.support[keep]
-        kernel = matern(squared_distances(support, support)).double()
-        dual = torch.linalg.solve(kernel + noise * torch.eye(13), onehot[keep] - constant)
-        alone = constant + matern(squared_distances(coordinates[i], support)).double() @ dual
+        kernel = matern(squared_distances(support, support)).double() + torch.diag(doubt[keep])
+        dual = torch.linalg.solve(kernel, onehot.repeat(3, 1)[keep] - constant)
+        similar = matern(squared_distances(regression.support[out], support)).double()
         # Told in float32, the kernel too.
-        torch.testing.assert_close(told[i].double(), alone, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            told[i].double(), constant + similar @ dual, atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("origins", [(), ["one"] * 30])

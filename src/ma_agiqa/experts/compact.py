@@ -63,7 +63,7 @@ class CompactExpert(nn.Module):
         supports: pictures and damaged copies the regression remembers.
         rank: coordinates each is remembered by.
         origins: generators that pictures may look like; 0 where none were known.
-        origin_supports, origin_rank: the same of the regression that tells them.
+        origin_rank: coordinates by which these are told apart.
 
     Attributes:
         one_by_one: whether each image of a batch is computed alone, so that a scorer may as
@@ -76,16 +76,15 @@ class CompactExpert(nn.Module):
         self,
         *,
         supports: int,
-        rank: int = 256,
+        rank: int = 128,
         origins: int = 0,
-        origin_supports: int = 1,
-        origin_rank: int = 128,
+        origin_rank: int = 160,
     ) -> None:
         super().__init__()
         self.origin: KernelRegression | None = None
         if origins:
             self.origin = KernelRegression(
-                statistics=WIDTH, rank=origin_rank, supports=origin_supports, values=origins
+                statistics=WIDTH, rank=origin_rank, supports=supports, values=origins
             )
         self.regression = KernelRegression(statistics=WIDTH + origins, rank=rank, supports=supports)
 

@@ -59,8 +59,8 @@ class ClosedForm:
     copies: int = 3
     fall: float = 0.6
     doubt: float = 4.0
-    rank: int = 256
-    origin_rank: int = 128
+    rank: int = 128
+    origin_rank: int = 160
     steps: int = 40
     learning_rate: float = 0.15
 
@@ -94,31 +94,20 @@ def fit(
         low: lowest score of the scale, which damage leads towards.
         origins: what made each picture, n names; one name for all, or none, tells nothing.
     """
-    n, views, _ = statistics.shape
+    views = statistics.shape[1]
     groups = dict(GROUPS)
     origin = None
     if names := sorted(set(origins)) if len(set(origins)) > 1 else []:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
-        origin, told = _fit_origin(statistics, made_by, recipe)
+        made_by = made_by[:, None].expand(-1, views, -1)  # a damaged copy too
+        origin, told, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
         statistics = torch.cat([statistics, told], 2)
         groups["origin"] = len(names)
 
     target = torch.from_numpy(scores)
-    everything = statistics.transpose(0, 1).flatten(0, 1)  # pictures, then copies
-    mean, scale = _standard(everything)
-    # One unit for all generators: what hardly tells one apart must not be stretched.
-    scale[WIDTH:] = scale[WIDTH:].square().mean().sqrt()
-    limited = limit(everything, mean, scale)
-    weight, noise, error = _weigh(limited[:n], target[:, None], groups, recipe)
-    regression = _remember(limited, mean, scale, weight, rank=min(recipe.rank, n), values=1)
     lowered = low + (target[:, None] - low) * (1 - recipe.fall * severity.double())
-    targets = torch.cat([target, lowered.T.flatten()])[:, None]
-    doubt = torch.full((n * views,), noise * recipe.doubt, dtype=torch.float64)
-    doubt[:n] = noise
-    constant = target.mean(0, keepdim=True)
-    system = _kernel(regression.support, regression.support) + torch.diag(doubt)
-    regression.dual.copy_(torch.linalg.solve(system, targets - constant))
-    regression.constant.copy_(constant)
+    targets = torch.cat([target[:, None], lowered], 1)[:, :, None]
+    regression, _, error = _regress(statistics, targets, groups, recipe, rank=recipe.rank)
 
     expert = CompactExpert(**arguments_of(regression, origin))
     expert.regression, expert.origin = regression, origin
@@ -130,43 +119,50 @@ def arguments_of(regression: KernelRegression, origin: KernelRegression | None) 
     sizes = {"supports": len(regression.support), "rank": regression.support.shape[1]}
     if origin is not None:
         sizes["origins"] = len(origin.constant)
-        sizes["origin_supports"], sizes["origin_rank"] = origin.support.shape
+        sizes["origin_rank"] = origin.support.shape[1]
     return sizes
 
 
-def _fit_origin(
-    statistics: Tensor, made_by: Tensor, recipe: ClosedForm
-) -> tuple[KernelRegression, Tensor]:
-    """Fit what tells generators apart, to undamaged pictures.
+def _regress(
+    statistics: Tensor,
+    targets: Tensor,
+    groups: Mapping[str, int],
+    recipe: ClosedForm,
+    *,
+    rank: int,
+) -> tuple[KernelRegression, Tensor, float]:
+    """Fit one regression to pictures and their copies.
 
     Returns:
-        The regression, and what it says of each picture and copy when fitted without that
-        picture, (n, 1 + c, K).
+        The regression; what it says of each picture and copy when fitted without that picture
+        and all its copies, (n, 1 + c, K); the error that the groups were weighed by.
 
     Args:
-        statistics: (n, 1 + c, D).
-        made_by: one-hot, (n, K).
+        statistics: (n, 1 + c, D), the undamaged picture first.
+        targets: (n, 1 + c, K).
+        groups: length of each group of the D statistics.
     """
     n, views, _ = statistics.shape
-    mean, scale = _standard(statistics[:, 0])
-    limited = limit(statistics, mean, scale)
-    weight, noise, _ = _weigh(limited[:, 0], made_by, GROUPS, recipe)
-    rank, kinds = min(recipe.origin_rank, n), made_by.shape[1]
-    regression = _remember(limited[:, 0], mean, scale, weight, rank=rank, values=kinds)
-    constant = made_by.mean(0)
-    support = regression.support
-    inverse = torch.linalg.inv(_kernel(support, support) + noise * torch.eye(n))
-    dual = inverse @ (made_by - constant)
+    every = statistics.transpose(0, 1).flatten(0, 1)  # (N, D): pictures, then copies
+    wanted = targets.transpose(0, 1).flatten(0, 1)  # (N, K)
+    mean, scale = _standard(every)
+    # One unit for all generators: what hardly tells one apart must not be stretched.
+    scale[WIDTH:] = scale[WIDTH:].square().mean().sqrt()
+    limited = limit(every, mean, scale)
+    weight, noise, error = _weigh(limited[:n], wanted[:n], groups, recipe)
+    regression = _remember(limited, mean, scale, weight, rank=min(rank, n), values=wanted.shape[1])
+    doubt = torch.full((n * views,), noise * recipe.doubt, dtype=torch.float64)
+    doubt[:n] = noise
+    constant = wanted[:n].mean(0)
+    kernel = matern(squared_distances(regression.support, regression.support)).double()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + torch.diag(doubt)))
+    dual = inverse @ (wanted - constant)
     regression.dual.copy_(dual)
     regression.constant.copy_(constant)
-    # Without picture i the dual weights are dual - inverse[:, i] * missing[i].
-    missing = dual / inverse.diagonal()[:, None]
-    told = [made_by - missing]
-    for view in range(1, views):
-        similar = _kernel(regression.coordinates(statistics[:, view]), support)
-        own = (similar * inverse.T).sum(1, keepdim=True)  # similar[i] @ inverse[:, i]
-        told.append(constant + similar @ dual - own * missing)
-    return regression, torch.stack(told, 1).float()
+    # A block of the inverse and of the dual weights is all that leaving a picture out takes.
+    own = inverse.reshape(views, n, views, n).diagonal(dim1=1, dim2=3).permute(2, 0, 1)
+    missing = torch.linalg.solve(own, dual.reshape(views, n, -1).transpose(0, 1))
+    return regression, (targets - missing).float(), error
 
 
 def _remember(
@@ -190,10 +186,6 @@ def _remember(
     for name, value in found.items():
         getattr(regression, name).copy_(value)
     return regression
-
-
-def _kernel(a_NR: Tensor, b_MR: Tensor) -> Tensor:
-    return matern(squared_distances(a_NR, b_MR)).double()
 
 
 def _standard(x_ND: Tensor) -> tuple[Tensor, Tensor]:
