@@ -12,22 +12,16 @@ The baseline, `official_schedule.py`, does the official code's work with our par
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import hardware, matmul_peak, seconds, single_thread, timed
+from machine import circumstances, keep, matmul_peak, seconds, timed
 from official_schedule import OfficialSchedule
 from torch import Tensor
 
 from ma_agiqa.model import MAAGIQA
-from ma_agiqa.provenance import environment
 
 SEMANTIC_WIDTH = 4096
 
@@ -181,12 +175,7 @@ def main() -> None:
     found = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in map(torch.device, options.device or found):
         record = {
-            "command": " ".join(sys.argv),
-            **asdict(environment()),
-            "hardware": hardware(device),
-            "threads": options.threads,
-            "clock": "processor time" if single_thread(device) else "wall time",
-            "load_average": os.getloadavg(),
+            **circumstances(device, threads=options.threads),
             **measure(
                 device,
                 batch=options.batch,
@@ -194,15 +183,7 @@ def main() -> None:
                 repeats=options.repeats,
             ),
         }
-        text = json.dumps(record, indent=2)
-        if options.out is None:
-            print(text)
-            continue
-        slug = re.sub(r"[^a-z0-9]+", "-", record["hardware"].lower()).strip("-")
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"head_{slug}_{record['date'][:10]}.json"
-        path.write_text(text + "\n", encoding="utf-8")
-        print(path)
+        keep(record, "head", options.out)
 
 
 if __name__ == "__main__":

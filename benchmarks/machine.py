@@ -1,9 +1,15 @@
-"""What the benchmarks share: a clock, the machine's matrix rate, and its name."""
+"""What the benchmarks share: a clock, the machine's matrix rate, its name, the record's form."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,3 +53,28 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def hardware(device: torch.device) -> str:
     """Return the name of the processor that does the work, cores counted for a CPU."""
     return torch.cuda.get_device_name() if device.type == "cuda" else environment().hardware
+
+
+def circumstances(device: torch.device, *, threads: int) -> dict[str, Any]:
+    """Return what a record says of the run: command, versions, commit, machine, load, date."""
+    return {
+        "command": " ".join(sys.argv),
+        **asdict(environment()),
+        "hardware": hardware(device),
+        "threads": threads,
+        "clock": "processor time" if single_thread(device) else "wall time",
+        "load_average": os.getloadavg(),
+    }
+
+
+def keep(record: Mapping[str, Any], what: str, out: Path | None) -> None:
+    """Write OUT/WHAT_<hardware>_<date>.json and print its path, or without OUT the record."""
+    text = json.dumps(record, indent=2)
+    if out is None:
+        print(text)
+        return
+    slug = re.sub(r"[^a-z0-9]+", "-", record["hardware"].lower()).strip("-")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{what}_{slug}_{record['date'][:10]}.json"
+    path.write_text(text + "\n", encoding="utf-8")
+    print(path)

@@ -20,12 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +28,7 @@ import numpy as np
 import torch
 from head import multiply_adds as forward_multiply_adds
 from head import side_by_side, training_step
-from machine import clock, hardware, matmul_peak, single_thread
+from machine import circumstances, clock, keep, matmul_peak
 from official_schedule import OfficialSchedule
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +37,6 @@ from ma_agiqa import transforms
 from ma_agiqa.config import Preprocess
 from ma_agiqa.experts.convolutional import ConvolutionalExpert
 from ma_agiqa.model import MAAGIQA
-from ma_agiqa.provenance import environment
 from ma_agiqa.training.allocator import keep_freed_memory
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.parts import Part
@@ -200,12 +194,7 @@ def main() -> None:
     for device in map(torch.device, options.device or found):
         started = clock(device)
         record = {
-            "command": " ".join(sys.argv),
-            **asdict(environment()),
-            "hardware": hardware(device),
-            "threads": options.threads,
-            "clock": "processor time" if single_thread(device) else "wall time",
-            "load_average": os.getloadavg(),
+            **circumstances(device, threads=options.threads),
             "freed_memory_kept": kept,
             "networks": {
                 f"{name}, {precision}": measure(
@@ -216,15 +205,7 @@ def main() -> None:
             },
         }
         record["seconds_in_all"] = clock(device) - started
-        text = json.dumps(record, indent=2)
-        if options.out is None:
-            print(text)
-            continue
-        slug = re.sub(r"[^a-z0-9]+", "-", record["hardware"].lower()).strip("-")
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"train_{slug}_{record['date'][:10]}.json"
-        path.write_text(text + "\n", encoding="utf-8")
-        print(path)
+        keep(record, "train", options.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ takes them; lower is better in both. A row is written as soon as it is known, an
 goes on where the first ended.
 
     brisque   BRISQUE (Mittal et al., TIP 2012): natural-scene statistics and the support vector
-              regression that the package `brisque` trained on photographs
+              regression that the package `brisque` brings; where it gives no number, as for
+              large flat areas, 100 is written, the worst of its nominal scale
     piqe      PIQE (Venkatanath et al., NCC 2015): block distortion, nothing learned
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from PIL import Image
 from pypiqe import piqe
 
 Measure = Callable[[NDArray[np.uint8]], float]
+WORST = 100.0  # of both scales
 
 
 def main() -> None:
@@ -55,8 +58,8 @@ def write_scores(file: Path, paths: list[Path], measure: Measure) -> None:
             writer.writerow(["name", "score"])
         for path in paths:
             if path.name not in known:
-                score = measure(np.asarray(Image.open(path).convert("RGB")))
-                writer.writerow([path.name, float(np.asarray(score).item())])
+                score = float(np.asarray(measure(np.asarray(Image.open(path).convert("RGB")))))
+                writer.writerow([path.name, score if math.isfinite(score) else WORST])
                 out.flush()
 
 

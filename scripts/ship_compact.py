@@ -60,7 +60,9 @@ def sections(
     """Return the parts of the card that only a finished, evaluated fit can fill."""
     machine = paper["environment"]["hardware"]
     srcc = [report["metrics"]["srcc"]["value"] for report in disjoint]
-    return f"""- The fit took {line["seconds"] / 60:.0f} minutes on {machine}, other work beside it.
+    minutes = line["seconds"] / 60
+    return f"""- The fit took {minutes:.0f} minutes on {machine}, other work beside it; the
+  statistics of pictures and copies, which another run had kept, are not in it.
 
 ## Measured
 

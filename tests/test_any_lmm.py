@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from command_line import run
-from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
+from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import OFFICIAL, Question
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
@@ -26,9 +24,9 @@ from ma_agiqa.types import RGB
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 
 import tiny_lmms  # noqa: E402
+from lmm_pictures import pictures  # noqa: E402
 
 WIDTH, LAYERS = 32, 3
-SIZES = [(64, 64), (64, 64), (96, 40), (40, 90), (64, 64)]
 IMAGE_MARK = {
     "qwen2_vl": "<|image_pad|>",
     "qwen2_5_vl": "<|image_pad|>",
@@ -64,13 +62,7 @@ def copy(qwen: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> list[RGB]:
-    """Five images of three shapes."""
-    g = np.random.default_rng(0)
-    small = [g.integers(0, 256, (5, 5, 3)).astype(np.uint8) for _ in SIZES]
-    return [
-        np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-        for pixels, size in zip(small, SIZES, strict=True)
-    ]
+    return pictures()
 
 
 def states_of_transformers(
@@ -248,208 +240,3 @@ def test_a_pool_without_positions_is_refused() -> None:
     present = torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(UsageError, match="'image' finds no position"):
         positions("image", present_BL=present, image_BL=~present)
-
-
-# --- bad input ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"layer": 4}, "layer 4 is not there: this model has 0"),
-        ({"layer": -5}, "layer -5 is not there"),
-        ({"pool": "mean"}, "unknown pool 'mean': use one of all, image, text, last"),
-        ({"dtype": "fp8"}, "unknown dtype 'fp8'"),
-    ],
-)
-def test_an_option_the_model_does_not_have_is_refused(
-    qwen: Path, options: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(UsageError, match=reason):
-        open_encoder(qwen, device="cpu", **options)
-
-
-def test_quantisation_without_a_gpu_or_its_package_is_refused(
-    qwen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "bits" in name else name)
-    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[quant\]"):
-        open_encoder(qwen, device="cpu", load_in=4)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    with pytest.raises(UsageError, match="4-bit weights need a CUDA device, this is cpu"):
-        open_encoder(qwen, device="cpu", load_in=4)
-    with pytest.raises(UsageError, match="8 or 4 bits, not in 3"):
-        open_encoder(qwen, device="cpu", load_in=3)
-
-
-def test_without_transformers_the_error_names_the_extra(
-    qwen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[lmm\]"):
-        open_encoder(qwen, device="cpu")
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-
-
-def damages() -> Iterator[tuple[str, Any, str]]:
-    yield "no config", lambda d: (d / "config.json").unlink(), "config.json: not found; the folder"
-    yield "half a config", lambda d: (d / "config.json").write_text("{"), "config.json: damaged"
-    yield "no type", lambda d: change_config(d, model_type=None), "no model_type, only"
-    yield "new type", lambda d: change_config(d, model_type="qwen9_vl"), "does not load this model"
-    yield "a text model", lambda d: change_config(d, model_type="bert"), "of type 'bert'"
-    yield "no processor", lambda d: (d / "processor_config.json").unlink(), "processor"
-    yield "no template", lambda d: (d / "chat_template.jinja").unlink(), "has no chat template"
-    yield "no weights", lambda d: (d / "model.safetensors").unlink(), "holds no weights"
-
-    def pickled(d: Path) -> None:
-        (d / "model.safetensors").unlink()
-        torch.save({}, d / "pytorch_model.bin")
-
-    yield "pickles", pickled, "pickled weights"
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [pytest.param(damage, reason, id=name) for name, damage, reason in damages()],
-)
-def test_an_unusable_checkpoint_is_named_with_what_was_found(
-    copy: Path, damage: Any, reason: str
-) -> None:
-    damage(copy)
-    with pytest.raises(ModelError, match=reason) as caught:
-        open_encoder(copy, device="cpu")
-    assert str(copy) in str(caught.value)
-    assert caught.value.remedy
-
-
-def test_a_missing_tensor_is_an_error_and_no_random_start(copy: Path, images: list[RGB]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(copy / "model.safetensors")
-    name = next(name for name in tensors if "q_proj.weight" in name)
-    del tensors[name]
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 tensors are missing .*q_proj.weight"):
-        open_encoder(copy, device="cpu").encode(images, OFFICIAL)
-
-
-def test_a_damaged_weight_file_is_a_typed_error(copy: Path, images: list[RGB]) -> None:
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match="weights cannot be loaded"):
-        open_encoder(copy, device="cpu").encode(images, OFFICIAL)
-
-
-def test_a_question_with_a_mark_of_the_model_is_refused(qwen: Path, images: list[RGB]) -> None:
-    question = Question("q", "Is <|image_pad|> fine?")
-    with pytest.raises(UsageError, match=r"contains <\|image_pad\|>, a mark of this model"):
-        open_encoder(qwen, device="cpu").encode(images, [question])
-
-
-def test_an_image_that_preprocessing_refuses_is_an_image_error(qwen: Path) -> None:
-    stripe = np.zeros((2, 800, 3), np.uint8)
-    with pytest.raises(ImageError, match="preprocessing refuses it"):
-        open_encoder(qwen, device="cpu").encode([stripe], OFFICIAL)
-
-
-def test_no_images_or_no_questions_give_no_vectors(qwen: Path, images: list[RGB]) -> None:
-    encoder = open_encoder(qwen, device="cpu")
-    assert encoder.encode([], OFFICIAL).shape == (0, 2, WIDTH)
-    assert encoder.encode(images, []).shape == (5, 0, WIDTH)
-
-
-def test_wrong_use_of_the_command_is_one_line_and_status_2(qwen: Path, tmp_path: Path) -> None:
-    done = run("extract", "a.png", "--lmm", qwen, "--layer", 9, "--store", tmp_path / "store")
-    assert done.exit_code == 2
-    assert "layer 9 is not there" in done.stderr
-    assert not (tmp_path / "store").exists()
-
-
-def test_the_hub_is_asked_for_processor_files_and_safetensors(
-    qwen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str | None, list[str]]] = []
-
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
-        return str(qwen)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    named = open_encoder("someone/qwen", device="cpu", revision="v1")
-    assert named.parts == open_encoder(qwen, device="cpu").parts, "content counts, not the name"
-    config, everything = asked
-    assert config == ("someone/qwen", "v1", ["config.json"])
-    assert everything[1] == "v1"
-    assert set(everything[2]) == {"*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors"}
-    assert not any(pattern.endswith((".py", ".bin")) for pattern in everything[2])
-
-
-# --- quantised weights, by bitsandbytes' CPU kernels ---------------------------------------------
-
-
-def test_an_8_bit_model_gives_nearly_the_same_vectors(qwen: Path, images: list[RGB]) -> None:
-    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
-    from ma_agiqa.lmm import any_transformers, pretrained
-
-    exact: Any = open_encoder(qwen, device="cpu", dtype="fp32")
-    expected = exact.encode(images, OFFICIAL)
-    cpu, dtype = torch.device("cpu"), torch.float32
-    model = pretrained.load_model(
-        qwen, any_transformers.AUTO_CLASS, device=cpu, dtype=dtype, load_in=8
-    )
-    encoder = any_transformers.TransformersEncoder(
-        model=model,
-        processor=pretrained.read_processor(qwen),
-        parts={**exact.parts, "load_in": 8},
-        layer=LAYERS,
-        pool="all",
-    )
-    found = encoder.encode(images, OFFICIAL)
-    likeness = torch.cosine_similarity(found, expected, dim=-1)
-    # Weights are rounded to 1 / 127 of a row's largest value. The CPU kernels of 4 bits want
-    # wider layers than a tiny model has; its layers are tested alone below.
-    assert likeness.min() > 0.999
-    assert not torch.equal(found, expected)
-
-
-def test_an_8_bit_mplug_owl2_gives_nearly_the_same_vectors(
-    tmp_path: Path, images: list[RGB]
-) -> None:
-    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
-    pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
-    import owl_checkpoint
-    from ma_agiqa.lmm.mplug_owl2.encoder import MPLUGOwl2Encoder
-
-    folder = owl_checkpoint.write(tmp_path / "owl")
-    exact, rounded = (
-        MPLUGOwl2Encoder.load(folder, dtype="fp32", load_in=load_in) for load_in in (None, 8)
-    )
-    assert "load_in" not in exact.parts, "stores from before keep their fingerprint"
-    assert rounded.parts == {**exact.parts, "load_in": 8}
-    expected, found = (encoder.encode(images, OFFICIAL) for encoder in (exact, rounded))
-    likeness = torch.cosine_similarity(found, expected, dim=-1)
-    assert likeness.min() > 0.999  # as above
-    assert not torch.equal(found, expected)
-
-
-@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.1), (4, 0.8)])
-def test_quantised_layers_stay_near_the_exact_ones(bits: int, tolerance: float) -> None:
-    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
-    from ma_agiqa.lmm.quantisation import replace_linears
-
-    torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Linear(64, 128, bias=False), torch.nn.Linear(128, 64))
-    layers.requires_grad_(False)
-    inputs = torch.randn(32, 64)
-    exact = layers(inputs)
-    replace_linears(layers, bits=bits, dtype=torch.float32)
-    found = layers.to("cpu")(inputs)
-    assert not any(type(layer) is torch.nn.Linear for layer in layers)
-    # Rounded to 1 / 127 of the largest value of a row (8 bits), to one of 16 levels (4 bits).
-    assert (found - exact).abs().max() < tolerance * exact.std()
-    assert not torch.equal(found, exact)

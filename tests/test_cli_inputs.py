@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -46,7 +47,7 @@ def test_a_list_on_stdin_is_read_line_by_line(pictures: Path, tiny_compact: Path
     assert [row["path"] for row in rows] == [f"{pictures}/a.png", f"{pictures}/b.jpg"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".xlsx"])
 @pytest.mark.parametrize("with_root", [False, True])
 def test_a_table_column_gives_paths_relative_to_its_folder_or_the_root(
     pictures: Path, tiny_compact: Path, tmp_path: Path, suffix: str, with_root: bool
@@ -57,8 +58,13 @@ def test_a_table_column_gives_paths_relative_to_its_folder_or_the_root(
         table.write_bytes(
             "\ufeffimage,prompt\r\n".encode() + b'below/c.png,"x, y"\r\n,\r\na.png,z\r\n'
         )
-    else:
+    elif suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.table({"image": names}), table)
+    else:
+        book = openpyxl.Workbook()
+        for row in (["image", "prompt"], ["below/c.png", "x"], [None, "y"], ["a.png", "z"]):
+            book.worksheets[0].append(row)
+        book.save(table)
     root = ["--root", pictures] if with_root else []
     result = score(table, "--column", "image", *root, model=tiny_compact)
     rows = rows_of(result.stdout)
@@ -108,7 +114,7 @@ def test_an_empty_folder_beside_images_is_a_row(
         (["EMPTY/*.png"], "no images found in"),
         (["-", "-"], "only once"),
         (["table.csv"], "--column"),
-        (["PICTURES", "--column", "image"], "CSV and Parquet"),
+        (["PICTURES", "--column", "image"], "CSV, Parquet and Excel"),
         (["PICTURES", "--root", "."], "--column"),
         (["PICTURES", "--output", "scores.xlsx"], ".parquet"),
         (["PICTURES", "--output", "nowhere/scores.csv"], "folder does not exist"),

@@ -8,9 +8,9 @@ import torch
 
 from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.compact import CompactExpert
-from ma_agiqa.experts.kernel import KernelRegression, matern, squared_distances
+from ma_agiqa.experts.kernel import KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
-from ma_agiqa.training.closed_form import ClosedForm, _weigh, fit
+from ma_agiqa.training.closed_form import ClosedForm, _regress, _standard, _weigh, fit
 
 
 def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -44,13 +44,13 @@ def test_what_is_like_nothing_seen_gets_the_constant() -> None:
     regression.support.fill_(100.0)
     regression.dual.fill_(5.0)
     regression.constant.fill_(2.5)
-    assert regression(torch.randn(6, 4)).tolist() == pytest.approx([2.5] * 6)
+    assert regression(torch.randn(6, 4)).flatten().tolist() == pytest.approx([2.5] * 6)
 
 
 def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
     values, _, scores = described(12, 0)
     x, y = values[:, 0], torch.from_numpy(scores)
-    error = _weigh(x, y, ClosedForm(steps=1))[2]
+    error = _weigh(x, y[:, None], GROUPS, ClosedForm(steps=1))[2]
     start = float(np.exp(-np.log(len(GROUPS)) - 1.0))
     parts = [
         squared_distances(part, part) / (2 * part.shape[1])
@@ -70,14 +70,14 @@ def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
 def test_the_fit_predicts_pictures_it_has_not_seen() -> None:
     values, severity, scores = described(160, 1)
     expert, _ = fit(values[:120], severity[:120], scores[:120], ClosedForm(copies=1), low=0.0)
-    predicted = expert.regression(values[120:, 0]).numpy()
+    predicted = expert.judge(values[120:, 0]).numpy()
     assert np.corrcoef(predicted, scores[120:])[0, 1] > 0.9
 
 
 def test_damaged_copies_come_out_below_their_pictures() -> None:
     values, severity, scores = described(160, 2)
     expert, _ = fit(values[:120], severity[:120], scores[:120], ClosedForm(copies=2), low=0.0)
-    plain, first, second = (expert.regression(values[120:, view]) for view in range(3))
+    plain, first, second = (expert.judge(values[120:, view]) for view in range(3))
     assert (first < plain).float().mean() > 0.9
     assert (second < plain).float().mean() > 0.9
 
@@ -89,6 +89,57 @@ def test_the_same_fit_twice_is_the_same_to_the_last_bit() -> None:
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
+def made_by(scores: np.ndarray) -> list[str]:
+    """Return a generator that the statistics of `described` tell: by thirds of the scores."""
+    return [str(third) for third in np.digitize(scores, np.quantile(scores, [1 / 3, 2 / 3]))]
+
+
+def test_the_expert_tells_generators_apart_and_the_score_from_both() -> None:
+    values, severity, scores = described(160, 1)
+    origins = made_by(scores)
+    recipe = ClosedForm(copies=1)
+    expert, _ = fit(
+        values[:120], severity[:120], scores[:120], recipe, low=0.0, origins=origins[:120]
+    )
+    assert expert.origin is not None
+    told = expert.origin(values[120:, 0]).argmax(1).tolist()
+    right = [str(number) == origin for number, origin in zip(told, origins[120:], strict=True)]
+    assert np.mean(right) > 0.75
+    assert np.corrcoef(expert.judge(values[120:, 0]).numpy(), scores[120:])[0, 1] > 0.9
+
+
+def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
+    values, _, scores = described(14, 2)
+    onehot = torch.tensor([[o == n for n in "012"] for o in made_by(scores)]).double()
+    targets = onehot[:, None].expand(-1, 3, -1)
+    recipe = ClosedForm(steps=3)
+    regression, told, _ = _regress(values, targets, GROUPS, recipe, rank=6)
+    every = values.transpose(0, 1).flatten(0, 1)
+    mean, scale = _standard(every)
+    noise = _weigh(limit(every, mean, scale)[:14], onehot, GROUPS, recipe)[1]
+    doubt = torch.tensor([noise] * 14 + [noise * recipe.doubt] * 28).double()
+    constant = onehot.mean(0)
+    for i in range(14):
+        out = [i, 14 + i, 28 + i]
+        keep = [j for j in range(42) if j not in out]
+        support = regression.support[keep]
+        kernel = matern(squared_distances(support, support)).double() + torch.diag(doubt[keep])
+        dual = torch.linalg.solve(kernel, onehot.repeat(3, 1)[keep] - constant)
+        similar = matern(squared_distances(regression.support[out], support)).double()
+        # Told in float32, the kernel too.
+        torch.testing.assert_close(
+            told[i].double(), constant + similar @ dual, atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("origins", [(), ["one"] * 30])
+def test_one_generator_tells_nothing(origins: list[str]) -> None:
+    values, severity, scores = described(30, 1)
+    recipe = ClosedForm(copies=1, steps=2, rank=8)
+    expert, _ = fit(values, severity, scores, recipe, low=0.0, origins=origins)
+    assert expert.origin is None
+
+
 def test_pictures_and_copies_are_remembered_and_counted() -> None:
     values, severity, scores = described(30, 2)
     expert, _ = fit(values, severity, scores, ClosedForm(steps=2, rank=8), low=0.0)
@@ -96,7 +147,9 @@ def test_pictures_and_copies_are_remembered_and_counted() -> None:
     assert expert.regression.support.shape == (90, 8)
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"fall": 1.5}, {"copies": -1}, {"doubt": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"rank": 0}, {"origin_rank": 0}, {"fall": 1.5}, {"copies": -1}, {"doubt": 0.0}]
+)
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         ClosedForm(**wrong)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ class DataSpec:
     """One data set of the grid.
 
     Attributes:
-        data: name in the registry, or a CSV or Parquet table.
+        data: name in the registry, or a CSV, Parquet or Excel table.
         splits: as `splits.resolve` names them, ranges written out.
         name: what results call it; `data` when not given.
         target: human score; the data set's own when None.

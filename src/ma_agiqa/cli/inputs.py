@@ -5,8 +5,8 @@
                folders are passed over
     'GLOB'     what the pattern matches, sorted; `**` crosses folders
     -          paths on stdin, one per line, relative to the working folder
-    TABLE      with --column: the paths in that column of a CSV or Parquet file, relative to
-               the table's folder or to --root
+    TABLE      with --column: the paths in that column of a CSV, Parquet or Excel file,
+               relative to the table's folder or to --root
 
 Everything is listed lazily. An image named twice is scored twice. What is missing or empty
 becomes an item with a `problem`, so that it ends as a row with an error; only when there is
@@ -28,7 +28,7 @@ from ma_agiqa.errors import ImageError, UsageError
 if TYPE_CHECKING:
     from ma_agiqa.types import RGB
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".parquet", ".xlsx")
 
 
 @dataclass
@@ -149,7 +149,7 @@ def _of_table(word: str, column: str | None, root: Path | None) -> Iterator[Inpu
 
     if not word.lower().endswith(TABLE_SUFFIXES):
         raise UsageError(
-            f"--column reads CSV and Parquet tables, {word} is neither",
+            f"--column reads CSV, Parquet and Excel tables, {word} is none",
             remedy="score other inputs in a run of their own",
         )
     assert column is not None

@@ -77,6 +77,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[Row]:
     """Yield a row for each image, from an earlier run where its content is the same."""
     from ma_agiqa.features.content import content_hash
     from ma_agiqa.images import read_bytes
+    from ma_agiqa.lookahead import reason
 
     for name, path in zip(samples.name, samples.path, strict=True):
         row: Row | None = None
@@ -89,6 +90,6 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[Row]:
             if row is None:
                 row = {"path": name, "score": measure(data, name=name), "error": None}
         except MAAGIQAError as error:
-            row = {"path": name, "score": None, "error": error.reason}
+            row = {"path": name, "score": None, "error": reason(error)}
         journal.append(sha256, row)
         yield row

@@ -31,7 +31,7 @@ Words = Annotated[
     typer.Argument(
         metavar="INPUT...",
         help="Images, folders (with all below), quoted globs, - for a list of paths on stdin, "
-        "or with --column a CSV or Parquet table.",
+        "or with --column a CSV, Parquet or Excel table.",
     ),
 ]
 Column = Annotated[str | None, typer.Option(help="Column of a table that holds paths.")]

@@ -28,13 +28,19 @@ Row = dict[str, Any]
 
 
 def read_column(path: Path, column: str) -> Iterator[str | None]:
-    """Yield the text in one column of a CSV or Parquet file; None where there is none.
+    """Yield the text in one column of a CSV, Parquet or Excel file; None where there is none.
 
     Raises:
         DataError: the file cannot be read, lacks the column, or holds no text there.
+        MissingExtraError: an Excel file without the package that reads them.
     """
     if path.suffix.lower() == ".parquet":
         yield from _parquet_column(path, column)
+        return
+    if path.suffix.lower() == ".xlsx":
+        from ma_agiqa.data.readers import read_table, text_column
+
+        yield from (cell or None for cell in text_column(read_table(path), column, source=path))
         return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -1,4 +1,4 @@
-"""Scores that another program gave, judged as our own: a CSV or Parquet of `name` and `score`.
+"""Scores that another program gave, judged as our own: a table of `name` and `score`.
 
 A row belongs to the image of that name; the order does not matter and further rows are of no
 concern. Nothing is turned around on its own: where lower is better the caller says so, the

@@ -1,11 +1,12 @@
-"""The small visual expert: statistics of texture, and a regression on likeness.
+"""The small visual expert: statistics of texture, and regressions on likeness.
 
-Own design of this project. `statistics.py` describes a picture by about 2,000 averages that
-need no training; `kernel.py` turns them into a score by likeness to pictures that people
-rated and to damaged copies of them. With some two thousand rated pictures this learns more
-than a convolutional network from random weights (docs/LOG.md has the comparison), costs a
-fraction of its operations, and takes an image at its own resolution, where noise, blur and
-artefacts live.
+Own design of this project. `statistics.py` describes a picture by 1,190 averages that need no
+training. `kernel.py` turns them, by likeness, first into how much the picture looks like the
+work of each generator that made the rated pictures, then, together with that, into a score by
+likeness to pictures that people rated and to damaged copies of them. With some two thousand
+rated pictures this learns more than a convolutional network from random weights (docs/LOG.md
+has the comparison), costs a fraction of its operations, and takes an image at its own
+resolution, where noise, blur and artefacts live.
 
 What it does not do: look at meaning, or compare with a prompt.
 
@@ -59,8 +60,10 @@ class CompactExpert(nn.Module):
     """Score images of any size from the statistics of their texture.
 
     Args:
-        supports: pictures the regression remembers.
+        supports: pictures and damaged copies the regression remembers.
         rank: coordinates each is remembered by.
+        origins: generators that pictures may look like; 0 where none were known.
+        origin_rank: coordinates by which these are told apart.
 
     Attributes:
         one_by_one: whether each image of a batch is computed alone, so that a scorer may as
@@ -69,9 +72,21 @@ class CompactExpert(nn.Module):
 
     one_by_one = True
 
-    def __init__(self, *, supports: int, rank: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        supports: int,
+        rank: int = 128,
+        origins: int = 0,
+        origin_rank: int = 160,
+    ) -> None:
         super().__init__()
-        self.regression = KernelRegression(statistics=WIDTH, rank=rank, supports=supports)
+        self.origin: KernelRegression | None = None
+        if origins:
+            self.origin = KernelRegression(
+                statistics=WIDTH, rank=origin_rank, supports=supports, values=origins
+            )
+        self.regression = KernelRegression(statistics=WIDTH + origins, rank=rank, supports=supports)
 
     def forward(self, images: Tensor) -> CompactQuality:
         """Score images given as (B, 3, H, W) float in [0, 1].
@@ -93,7 +108,13 @@ class CompactExpert(nn.Module):
         a score must not depend on its neighbours.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return torch.cat([self.regression(statistics_vector(x[None])) for x in images])
+            return torch.cat([self.judge(statistics_vector(x[None])) for x in images])
+
+    def judge(self, statistics_BD: Tensor) -> Tensor:
+        """Return the scores (B,) of pictures described by their statistics (B, D)."""
+        if self.origin is not None:
+            statistics_BD = torch.cat([statistics_BD, self.origin(statistics_BD)], 1)
+        return self.regression(statistics_BD)[:, 0]
 
 
 def cut(images: Tensor) -> Tensor:

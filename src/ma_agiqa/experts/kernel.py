@@ -1,14 +1,14 @@
-"""Kernel regression: a score from the likeness to pictures whose score is known.
+"""Kernel regression: values from the likeness to pictures whose values are known.
 
 A vector of statistics is standardised, limited, weighted by group and turned into R
-coordinates; the score is a constant plus a sum over M support pictures of a dual weight times
-a Matérn-3/2 kernel of the distance. Far from every support the kernel vanishes and the score
-returns to the constant: what is like nothing seen is called average, not bad.
+coordinates; each value is a constant plus a sum over M support pictures of a dual weight times
+a Matérn-3/2 kernel of the distance. Far from every support the kernel vanishes and a value
+returns to its constant: what is like nothing seen is called average, not bad.
 
 Source: Gaussian-process regression, Rasmussen and Williams 2006, chapters 2 and 4.2.
 What this file does not do: find its numbers (`training/closed_form.py`).
 
-Shapes: B vectors, D statistics, R coordinates, M supports.
+Shapes: B vectors, D statistics, R coordinates, M supports, K values.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ LIMIT = 5.0
 
 
 class KernelRegression(nn.Module):
-    """Map vectors (B, D) to values (B,); every number is a buffer, none is trained by steps.
+    """Map vectors (B, D) to values (B, K); every number is a buffer, none is trained by steps.
 
     Args:
         statistics: D.
         rank: R.
         supports: M.
+        values: K.
     """
 
     mean: Tensor
@@ -40,10 +41,12 @@ class KernelRegression(nn.Module):
     dual: Tensor
     constant: Tensor
 
-    def __init__(self, *, statistics: int, rank: int, supports: int) -> None:
+    def __init__(self, *, statistics: int, rank: int, supports: int, values: int = 1) -> None:
         super().__init__()
-        if min(statistics, rank, supports) < 1:
-            raise ValueError(f"expected positive sizes: {statistics=} {rank=} {supports=}")
+        if min(statistics, rank, supports, values) < 1:
+            raise ValueError(
+                f"expected positive sizes: {statistics=} {rank=} {supports=} {values=}"
+            )
         for name, shape in {
             "mean": (statistics,),
             "scale": (statistics,),
@@ -51,14 +54,14 @@ class KernelRegression(nn.Module):
             "centre": (statistics,),
             "projection": (statistics, rank),
             "support": (supports, rank),
-            "dual": (supports,),
-            "constant": (),
+            "dual": (supports, values),
+            "constant": (values,),
         }.items():
             self.register_buffer(name, torch.zeros(shape))
         self.scale.fill_(1.0)
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """Return values (B,)."""
+        """Return values (B, K)."""
         similar = matern(squared_distances(self.coordinates(x_BD), self.support))
         return self.constant + similar @ self.dual
 

@@ -1,19 +1,25 @@
-"""Fit the compact model: no steps over the images, one system of linear equations.
+"""Fit the compact model: no steps over the images, systems of linear equations.
 
 Each training picture is described once, and with it damaged copies of it, whose target is the
 picture's own score lowered in proportion to the damage: they teach what people never rated
 here (noise, blocking, banding) and keep a damaged picture from passing for an unknown one.
 
-Two things are learned. How much each group of statistics counts, and how noisy the scores
-are, by descending the leave-one-out error of the undamaged pictures, which kernel regression
-gives in closed form (Rasmussen and Williams 2006, section 5.4.2). Then the dual weights of
-all pictures and copies, exactly.
+Two regressions are fitted, one after the other. The first tells, from the statistics, which
+generator made a picture. What it says joins the statistics from which the second tells the
+score: of a training picture, and of its copies, what the first says without that picture, as
+it will speak of pictures it has not seen (stacked generalisation, Wolpert 1992).
 
-Shapes: n pictures, c damaged copies each, D statistics, R coordinates.
+Of each regression two things are learned. How much each group of statistics counts, and how
+noisy the targets are, by descending the leave-one-out error of the undamaged pictures, which
+kernel regression gives in closed form (Rasmussen and Williams 2006, section 5.4.2). Then the
+dual weights, exactly.
+
+Shapes: n pictures, c damaged copies each, N = n (1 + c), D statistics, R coordinates, K values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +29,14 @@ from torch import Tensor
 
 from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.compact import CompactExpert
-from ma_agiqa.experts.kernel import group_scale, limit, matern, squared_distances
-from ma_agiqa.experts.statistics import GROUPS
+from ma_agiqa.experts.kernel import (
+    KernelRegression,
+    group_scale,
+    limit,
+    matern,
+    squared_distances,
+)
+from ma_agiqa.experts.statistics import GROUPS, WIDTH
 
 _TAIL = 0.001  # share of pictures at each end that does not decide mean and deviation
 
@@ -39,6 +51,7 @@ class ClosedForm:
             with full severity.
         doubt: how many times noisier the target of a damaged copy is than a human score.
         rank: coordinates by which pictures are remembered.
+        origin_rank: the same for telling generators apart.
         steps: of the descent that weighs the groups of statistics.
         learning_rate: of that descent, in logarithms of the weights.
     """
@@ -46,12 +59,13 @@ class ClosedForm:
     copies: int = 3
     fall: float = 0.6
     doubt: float = 4.0
-    rank: int = 256
+    rank: int = 128
+    origin_rank: int = 160
     steps: int = 40
     learning_rate: float = 0.15
 
     def __post_init__(self) -> None:
-        for name in ("rank", "learning_rate", "doubt"):
+        for name in ("rank", "origin_rank", "learning_rate", "doubt"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
         if min(self.copies, self.steps) < 0 or not 0 <= self.fall <= 1:
@@ -65,6 +79,7 @@ def fit(
     recipe: ClosedForm,
     *,
     low: float,
+    origins: Sequence[str] = (),
 ) -> tuple[CompactExpert, float]:
     """Fit to pictures and their damaged copies.
 
@@ -77,41 +92,100 @@ def fit(
         severity: of the copies, (n, c), in (0, 1].
         scores: human scores (n,).
         low: lowest score of the scale, which damage leads towards.
+        origins: what made each picture, n names; one name for all, or none, tells nothing.
+    """
+    views = statistics.shape[1]
+    groups = dict(GROUPS)
+    origin = None
+    if names := sorted(set(origins)) if len(set(origins)) > 1 else []:
+        made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
+        made_by = made_by[:, None].expand(-1, views, -1)  # a damaged copy too
+        origin, told, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
+        statistics = torch.cat([statistics, told], 2)
+        groups["origin"] = len(names)
+
+    target = torch.from_numpy(scores)
+    lowered = low + (target[:, None] - low) * (1 - recipe.fall * severity.double())
+    targets = torch.cat([target[:, None], lowered], 1)[:, :, None]
+    regression, _, error = _regress(statistics, targets, groups, recipe, rank=recipe.rank)
+
+    expert = CompactExpert(**arguments_of(regression, origin))
+    expert.regression, expert.origin = regression, origin
+    return expert.eval(), error
+
+
+def arguments_of(regression: KernelRegression, origin: KernelRegression | None) -> dict[str, int]:
+    """Return the arguments of a `CompactExpert` that consists of these."""
+    sizes = {"supports": len(regression.support), "rank": regression.support.shape[1]}
+    if origin is not None:
+        sizes["origins"] = len(origin.constant)
+        sizes["origin_rank"] = origin.support.shape[1]
+    return sizes
+
+
+def _regress(
+    statistics: Tensor,
+    targets: Tensor,
+    groups: Mapping[str, int],
+    recipe: ClosedForm,
+    *,
+    rank: int,
+) -> tuple[KernelRegression, Tensor, float]:
+    """Fit one regression to pictures and their copies.
+
+    Returns:
+        The regression; what it says of each picture and copy when fitted without that picture
+        and all its copies, (n, 1 + c, K); the error that the groups were weighed by.
+
+    Args:
+        statistics: (n, 1 + c, D), the undamaged picture first.
+        targets: (n, 1 + c, K).
+        groups: length of each group of the D statistics.
     """
     n, views, _ = statistics.shape
-    target = torch.from_numpy(scores)
-    mean, scale = _standard(statistics.flatten(0, 1))
-    limited = limit(statistics, mean, scale)
-    weights, noise, error = _weigh(limited[:, 0], target, recipe)
-    per_statistic = torch.cat(
-        [torch.full((size,), float(w)) for w, size in zip(weights, GROUPS.values(), strict=True)]
-    )
-    weighted = limited.transpose(0, 1).flatten(0, 1) * per_statistic  # pictures, then copies
-    rank = min(recipe.rank, n)
-    centre, projection = _principal(weighted, rank)
-    support = (weighted - centre) @ projection
-
-    lowered = low + (target[:, None] - low) * (1 - recipe.fall * severity.double())
-    targets = torch.cat([target, lowered.T.flatten()])
+    every = statistics.transpose(0, 1).flatten(0, 1)  # (N, D): pictures, then copies
+    wanted = targets.transpose(0, 1).flatten(0, 1)  # (N, K)
+    mean, scale = _standard(every)
+    # One unit for all generators: what hardly tells one apart must not be stretched.
+    scale[WIDTH:] = scale[WIDTH:].square().mean().sqrt()
+    limited = limit(every, mean, scale)
+    weight, noise, error = _weigh(limited[:n], wanted[:n], groups, recipe)
+    regression = _remember(limited, mean, scale, weight, rank=min(rank, n), values=wanted.shape[1])
     doubt = torch.full((n * views,), noise * recipe.doubt, dtype=torch.float64)
     doubt[:n] = noise
-    constant = target.mean()
-    kernel = matern(squared_distances(support, support)).double()
-    dual = torch.linalg.solve(kernel + torch.diag(doubt), targets - constant)
+    constant = wanted[:n].mean(0)
+    kernel = matern(squared_distances(regression.support, regression.support)).double()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + torch.diag(doubt)))
+    dual = inverse @ (wanted - constant)
+    regression.dual.copy_(dual)
+    regression.constant.copy_(constant)
+    # A block of the inverse and of the dual weights is all that leaving a picture out takes.
+    own = inverse.reshape(views, n, views, n).diagonal(dim1=1, dim2=3).permute(2, 0, 1)
+    missing = torch.linalg.solve(own, dual.reshape(views, n, -1).transpose(0, 1))
+    return regression, (targets - missing).float(), error
 
-    expert = CompactExpert(supports=len(support), rank=rank)
+
+def _remember(
+    limited_ND: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, *, rank: int, values: int
+) -> KernelRegression:
+    """Return a regression whose supports are these vectors; its dual weights are still zero."""
+    weighted = limited_ND * weight
+    centre, projection = _principal(weighted, rank)
+    supports, statistics = limited_ND.shape
+    regression = KernelRegression(
+        statistics=statistics, rank=rank, supports=supports, values=values
+    )
     found = {
         "mean": mean,
         "scale": scale,
-        "weight": per_statistic,
+        "weight": weight,
         "centre": centre,
         "projection": projection,
-        "support": support,
-        "dual": dual.float(),
-        "constant": constant.float(),
+        "support": (weighted - centre) @ projection,
     }
-    expert.regression.load_state_dict(found)
-    return expert.eval(), error
+    for name, value in found.items():
+        getattr(regression, name).copy_(value)
+    return regression
 
 
 def _standard(x_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,32 +196,37 @@ def _standard(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     return x_ND.mean(0), x_ND.std(0).clamp_min(1e-6)
 
 
-def _weigh(x_nD: Tensor, target: Tensor, recipe: ClosedForm) -> tuple[Tensor, float, float]:
-    """Return the factor of each group's statistics, the noise of scores, the last error."""
+def _weigh(
+    x_nD: Tensor, target_nK: Tensor, groups: Mapping[str, int], recipe: ClosedForm
+) -> tuple[Tensor, float, float]:
+    """Return the factor of each statistic (D,), the noise of targets, the last error."""
+    sizes = list(groups.values())
     apart = []
-    for part in x_nD.split(list(GROUPS.values()), 1):
+    for part in x_nD.split(sizes, 1):
         part = part * group_scale(part.shape[1])
         apart.append(squared_distances(part, part))
     distances = torch.stack(apart)
-    centred = (target - target.mean()).float()
-    start = torch.full((len(GROUPS),), -np.log(len(GROUPS)) - 1.0)
-    groups = start.float().requires_grad_()
+    centred = (target_nK - target_nK.mean(0)).float()
+    weights = torch.full((len(groups),), -np.log(len(groups)) - 1.0).float().requires_grad_()
     noise = torch.tensor(-2.0, requires_grad=True)
-    descent = torch.optim.Adam([groups, noise], lr=recipe.learning_rate)
+    descent = torch.optim.Adam([weights, noise], lr=recipe.learning_rate)
     identity = torch.eye(len(x_nD))
     error = centred.square().mean()
     for _ in range(recipe.steps):
-        kernel = matern(torch.einsum("g,gij->ij", groups.exp(), distances))
+        kernel = matern(torch.einsum("g,gij->ij", weights.exp(), distances))
         factor = torch.linalg.cholesky(kernel + noise.exp() * identity)
         inverse = torch.cholesky_inverse(factor)
-        left_out = (inverse @ centred) / inverse.diagonal()
+        left_out = (inverse @ centred) / inverse.diagonal()[:, None]
         error = left_out.square().mean()
         descent.zero_grad()
         error.backward()
         descent.step()
-    sizes = torch.tensor([group_scale(size) for size in GROUPS.values()])
-    found = sizes * groups.detach().exp().sqrt()
-    return found, float(noise.detach().exp()), float(error.detach())
+    found = weights.detach().exp().sqrt()
+    factors = [
+        torch.full((size,), group_scale(size) * float(weight))
+        for weight, size in zip(found, sizes, strict=True)
+    ]
+    return torch.cat(factors), float(noise.detach().exp()), float(error.detach())
 
 
 def _principal(x_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:

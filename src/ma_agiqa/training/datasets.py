@@ -31,6 +31,9 @@ from ma_agiqa.types import Scale
 MIN_VALIDATION = 5
 """Fewer images than this have no rank correlation to select by."""
 
+ORIGIN = ("generator", "setting")
+"""Groups of records that say how an image was made."""
+
 IDENTITY = LinearMap(1.0, 0.0)
 
 
@@ -53,6 +56,12 @@ class DataSet:
     def scores(self, part: str) -> NDArray[np.float64]:
         """Return the human scores of a part, on the set's own scale, (n,)."""
         return self.samples.target(self.target)[self.split.part(part)]
+
+    def origins(self, part: str) -> list[str]:
+        """Return what made each image of a part: generator and setting, or the set itself."""
+        chosen = self.samples.subset(self.split.part(part))
+        known = [chosen.groups[name] for name in ORIGIN if name in chosen.groups]
+        return [" ".join(words) for words in zip([self.name] * len(chosen), *known, strict=True)]
 
     @property
     def scale(self) -> Scale:

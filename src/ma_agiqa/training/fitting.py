@@ -1,9 +1,9 @@
 """One fit of the compact model from request to model directory, resumable after any kill.
 
 Data flows: data sets -> images -> statistics of each image and of damaged copies of it ->
-closed form -> model directory. Describing the images is the work; each description is kept,
-in OUT/statistics or in a folder that several runs share, and no run makes it twice. The test
-part is never read.
+closed form, with scores and generators -> model directory. Describing the images is the work;
+each description is kept, in OUT/statistics or in a folder that several runs share, and no run
+makes it twice. The test part is never read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ma_agiqa.features.content import hash_files
 from ma_agiqa.files import atomic_path
 from ma_agiqa.training import degrade
 from ma_agiqa.training.card import training_card
-from ma_agiqa.training.closed_form import ClosedForm, fit
+from ma_agiqa.training.closed_form import ClosedForm, arguments_of, fit
 from ma_agiqa.training.datasets import DataSet, training_part
 from ma_agiqa.training.degrade import degraded_copies
 from ma_agiqa.training.images import TrainingImages
@@ -79,13 +79,19 @@ def fit_run(
         folder=run.request.descriptions or run.folder / FITTED,
         described=lambda done: observer.described(done, len(train.images)),
     )
-    expert, error = fit(statistics, severity, train.scores, recipe, low=config.scale.low)
+    expert, error = fit(
+        statistics,
+        severity,
+        train.scores,
+        recipe,
+        low=config.scale.low,
+        origins=[origin for one in sets for origin in one.origins("train")],
+    )
     predicted = predict(expert.to(processes.device), val, processes=processes)
     figures = validation_figures(val, predicted, [one.name for one in sets])
     line = {"left_out_error": error, **figures, "seconds": time.perf_counter() - started}
     record = training_record(run.start, sets, predicted)
-    regression = expert.regression
-    network = {"supports": len(regression.support), "rank": regression.support.shape[1]}
+    network = arguments_of(expert.regression, expert.origin)
     config = dataclasses.replace(config, training=record, network=network)
     card = training_card(config, recipe, line, sets[0].split)
     checkpoints.save(run.model, expert.cpu(), config, card=card)

@@ -16,7 +16,7 @@ class TrainRequest:
     """What to train, on what.
 
     Attributes:
-        data: name in the data registry, or a CSV or Parquet table.
+        data: name in the data registry, or a CSV, Parquet or Excel table.
         root: folder the data set lies in.
         out: folder of the run.
         model: name in `starts.STARTS`, or a model directory or Hub id to be fine-tuned.
