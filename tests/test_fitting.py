@@ -114,6 +114,7 @@ def test_the_map_of_windows_averages_to_the_score(table: Path, tmp_path: Path) -
         (("--recipe", "modern"), "does not fit compact"),
         (("--model", "convolutional", "--recipe", "compact"), "does not fit convolutional"),
         (("--set", "epochs=3"), "no 'epochs'"),
+        (("--network", "rank=3"), "compact takes no network arguments"),
     ],
 )
 def test_what_cannot_be_fitted_says_why(

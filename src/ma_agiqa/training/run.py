@@ -32,7 +32,13 @@ from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer, TrainRequest
 from ma_agiqa.training.semantics import network_arguments, open_store, questions_of
-from ma_agiqa.training.starts import Start, find, initial_network, with_arguments
+from ma_agiqa.training.starts import (
+    Start,
+    check_arguments,
+    find,
+    initial_network,
+    with_arguments,
+)
 
 TUNED = "-tuned"
 """What the name of a fine-tuned model ends in."""
@@ -64,6 +70,7 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     start = find(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
+    check_arguments(start, request.network)
     recipe = request.recipe
     if start.closed_form != isinstance(recipe, ClosedForm):
         raise UsageError(

@@ -166,7 +166,10 @@ def check_arguments(start: Start, settings: Iterable[str]) -> None:
     if not settings:
         return
     if start.closed_form:
-        raise UsageError(f"{start.architecture} takes no network arguments, its fit decides")
+        raise UsageError(
+            f"{start.architecture} takes no network arguments, its fit decides",
+            remedy="change the recipe: --set rank=64",
+        )
     network = with_arguments(start.network(0.0, Scale(0.0, 1.0)), settings)
     with torch.device("meta"):
         checkpoints.build_architecture(start.architecture, network, source="network")
