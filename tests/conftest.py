@@ -8,6 +8,7 @@ that reason in a plain clone.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def pictures(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("not an image")
     (folder / ".hidden.png").write_text("not looked at")
     return folder
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random checkpoint of one family of LMMs, where all would do."""
+    pytest.importorskip("transformers", reason="needs the extra 'lmm'")
+    import tiny_lmms
+
+    return tiny_lmms.write("qwen2_5_vl", tmp_path_factory.mktemp("lmm") / "qwen")
+
+
+@pytest.fixture
+def qwen_copy(qwen: Path, tmp_path: Path) -> Path:
+    """One that a test may damage."""
+    return Path(shutil.copytree(qwen, tmp_path / "copy"))

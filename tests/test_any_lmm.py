@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from command_line import run
+from lmm_pictures import pictures
 from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import OFFICIAL, Question
 from ma_agiqa.features.content import hash_files, key_of
@@ -24,7 +24,6 @@ from ma_agiqa.types import RGB
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 
 import tiny_lmms  # noqa: E402
-from lmm_pictures import pictures  # noqa: E402
 
 WIDTH, LAYERS = 32, 3
 IMAGE_MARK = {
@@ -46,18 +45,6 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def checkpoint(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_lmms.write(family, tmp_path_factory.mktemp("lmm") / family)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One family where all would do."""
-    return tiny_lmms.write("qwen2_5_vl", tmp_path_factory.mktemp("lmm") / "qwen")
-
-
-@pytest.fixture
-def copy(qwen: Path, tmp_path: Path) -> Path:
-    """One that a test may damage."""
-    return Path(shutil.copytree(qwen, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +187,16 @@ def test_half_precision_stays_near_float32(qwen: Path, images: list[RGB]) -> Non
         assert (rounded - exact).abs().max() < 0.05 * exact.std()
 
 
-def test_parts_change_with_everything_that_changes_vectors(qwen: Path, copy: Path) -> None:
+def test_parts_change_with_everything_that_changes_vectors(qwen: Path, qwen_copy: Path) -> None:
     plain = open_encoder(qwen, device="cpu")
     others = {
         "layer": open_encoder(qwen, device="cpu", layer=1),
         "pool": open_encoder(qwen, device="cpu", pool="last"),
         "dtype": open_encoder(qwen, device="cpu", dtype="fp32"),
     }
-    template = copy / "chat_template.jinja"
+    template = qwen_copy / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    others["template"] = open_encoder(copy, device="cpu")
+    others["template"] = open_encoder(qwen_copy, device="cpu")
     for part, other in others.items():
         changed = {name for name in plain.parts if plain.parts[name] != other.parts[name]}
         assert part in changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,13 @@ import pytest
 import torch
 
 from command_line import run
+from lmm_pictures import pictures
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.experts.questions import OFFICIAL, Question
 from ma_agiqa.lmm.encoders import open_encoder
 from ma_agiqa.types import RGB
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
-
-import tiny_lmms  # noqa: E402
-from lmm_pictures import pictures  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One family where all would do."""
-    return tiny_lmms.write("qwen2_5_vl", tmp_path_factory.mktemp("lmm") / "qwen")
-
-
-@pytest.fixture
-def copy(qwen: Path, tmp_path: Path) -> Path:
-    """One that a test may damage."""
-    return Path(shutil.copytree(qwen, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -93,31 +78,33 @@ def damages() -> Iterator[tuple[str, Any, str]]:
     [pytest.param(damage, reason, id=name) for name, damage, reason in damages()],
 )
 def test_an_unusable_checkpoint_is_named_with_what_was_found(
-    copy: Path, damage: Any, reason: str
+    qwen_copy: Path, damage: Any, reason: str
 ) -> None:
-    damage(copy)
+    damage(qwen_copy)
     with pytest.raises(ModelError, match=reason) as caught:
-        open_encoder(copy, device="cpu")
-    assert str(copy) in str(caught.value)
+        open_encoder(qwen_copy, device="cpu")
+    assert str(qwen_copy) in str(caught.value)
     assert caught.value.remedy
 
 
-def test_a_missing_tensor_is_an_error_and_no_random_start(copy: Path, images: list[RGB]) -> None:
+def test_a_missing_tensor_is_an_error_and_no_random_start(
+    qwen_copy: Path, images: list[RGB]
+) -> None:
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(copy / "model.safetensors")
+    tensors = load_file(qwen_copy / "model.safetensors")
     name = next(name for name in tensors if "q_proj.weight" in name)
     del tensors[name]
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, qwen_copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 tensors are missing .*q_proj.weight"):
-        open_encoder(copy, device="cpu").encode(images, OFFICIAL)
+        open_encoder(qwen_copy, device="cpu").encode(images, OFFICIAL)
 
 
-def test_a_damaged_weight_file_is_a_typed_error(copy: Path, images: list[RGB]) -> None:
-    weights = copy / "model.safetensors"
+def test_a_damaged_weight_file_is_a_typed_error(qwen_copy: Path, images: list[RGB]) -> None:
+    weights = qwen_copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="weights cannot be loaded"):
-        open_encoder(copy, device="cpu").encode(images, OFFICIAL)
+        open_encoder(qwen_copy, device="cpu").encode(images, OFFICIAL)
 
 
 def test_a_question_with_a_mark_of_the_model_is_refused(qwen: Path, images: list[RGB]) -> None:

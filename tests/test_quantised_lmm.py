@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmm_pictures import pictures
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.experts.questions import OFFICIAL
 from ma_agiqa.lmm.encoders import open_encoder
@@ -15,16 +16,8 @@ from ma_agiqa.types import RGB
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 
-import tiny_lmms  # noqa: E402
-from lmm_pictures import pictures  # noqa: E402
 
 LAYERS = 3
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One family where all would do."""
-    return tiny_lmms.write("qwen2_5_vl", tmp_path_factory.mktemp("lmm") / "qwen")
 
 
 @pytest.fixture(scope="module")
