@@ -32,6 +32,7 @@ from ma_agiqa.bench.models import KINDS, AblationSpec, DirectorySpec, ModelSpec,
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.text import hint
+from ma_agiqa.training.starts import STARTS, check_arguments
 
 T = TypeVar("T")
 IPCE = tuple(f"ipce-{number:02d}" for number in range(1, 11))
@@ -187,7 +188,8 @@ def _check_names(
         raise UsageError(f"resamples must be at least 100, got {top.resamples}", path=path)
     for spec in models:
         if isinstance(spec, TrainSpec):
-            spec.recipe_of()  # raises for an unknown recipe, setting or network
+            spec.recipe_of()  # raises for an unknown network, recipe or setting
+            check_arguments(STARTS[spec.model], spec.network)
             own = [split for one in data for split in one.splits]
             for split in spec.splits:
                 if split not in own:

@@ -21,7 +21,7 @@ from ma_agiqa.errors import UsageError
 from ma_agiqa.text import hint
 from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
-from ma_agiqa.training.starts import STARTS, check_arguments
+from ma_agiqa.training.starts import STARTS
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ class TrainSpec:
 
         Raises:
             UsageError: unknown network, recipe or setting.
-            ModelError: the network cannot be built with its arguments.
         """
         if self.model not in STARTS:
             known = hint(self.model, STARTS, "known are")
@@ -75,7 +74,6 @@ class TrainSpec:
         if name not in RECIPES:
             known = hint(name, RECIPES, "known are")
             raise UsageError(f"model {self.name!r}: no recipe named {name!r}{known}")
-        check_arguments(STARTS[self.model], self.network)
         return with_settings(RECIPES[name], self.settings)
 
 

@@ -81,11 +81,10 @@ def evaluate(
     columns = TableColumns(image_column, score_column, prompt_column)
     if lower_is_better and scores is None:
         raise UsageError("--lower-is-better belongs to --scores")
-    if scores is not None:
-        _refuse(context, OF_A_MODEL, beside="--scores")
     if plot is not None:
         scatter.check(plot)
     if scores is not None:
+        _refuse(context, OF_A_MODEL, beside="--scores")
         report = _of_scores(scores, lower_is_better, data, root, split, target, columns, resamples)
     else:
         from ma_agiqa.evaluation.protocol import evaluate as run
