@@ -19,7 +19,10 @@ from ma_agiqa.images import read_image
 from ma_agiqa.training.degrade import KINDS
 from ma_agiqa.transforms import to_chw, to_unit
 
-KINDS_NAMED = ("noise", "blur", "blocking", "banding", "sharpen", "enlarge", "rescale", "grain")
+KINDS_NAMED = (
+    *("noise", "blur", "banding", "sharpen", "enlarge", "rescale", "grain"),
+    *("jpeg", "jpeg2000"),
+)
 SEVERITIES = (0.3, 0.65, 1.0)
 
 

@@ -1,13 +1,16 @@
-"""Synthetic degradations and quality-preserving crops."""
+"""Synthetic degradations, views that deserve the same score, and crops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from ma_agiqa.training.alike import SMALLEST, alike, resized
 from ma_agiqa.training.augment import crops, mixture
-from ma_agiqa.training.degrade import KINDS, degraded_copies
+from ma_agiqa.training.degrade import KINDS, degraded_copy
+from ma_agiqa.training.recode import recoded
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +44,62 @@ def test_sizes_that_are_no_multiple_of_a_block_work(kind: str) -> None:
 
 
 def test_copies_repeat_from_their_seed_and_stay_in_range(picture: torch.Tensor) -> None:
-    def copies() -> tuple[torch.Tensor, torch.Tensor]:
+    def copies() -> list[tuple[torch.Tensor, float]]:
         torch.manual_seed(3)
-        return degraded_copies(picture.repeat(8, 1, 1, 1), rng=np.random.default_rng(3))
+        rng = np.random.default_rng(3)
+        return [degraded_copy(picture, rng=rng) for _ in range(24)]
 
-    (worse, severity), (again, _) = copies(), copies()
-    assert torch.equal(worse, again)
-    assert 0 <= worse.min() < worse.max() <= 1
-    assert 0.1 <= severity.min() < severity.max() <= 1
-    assert ((worse - picture).abs().amax((1, 2, 3)) > 0).all(), "every copy differs"
+    once = copies()
+    for (worse, severity), (again, _) in zip(once, copies(), strict=True):
+        assert torch.equal(worse, again)
+        assert 0 <= worse.min() < worse.max() <= 1
+        assert 0.1 <= severity <= 1
+        assert not torch.equal(worse, picture)
+    assert len({severity for _, severity in once}) == 24
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image.Image:
+    """A picture of 240 x 200 in which no two places are alike."""
+    y, x = np.mgrid[0:200, 0:240]
+    return Image.fromarray(np.stack([x, y, (x * y) // 200], 2).astype(np.uint8))
+
+
+def test_views_are_no_larger_and_keep_shape_and_the_least_size(photograph: Image.Image) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [alike(photograph, rng=rng).size for _ in range(200)]
+    assert all(SMALLEST <= height <= 200 and width <= 240 for width, height in sizes)
+    assert all(abs(width / height - 1.2) < 0.01 for width, height in sizes)
+    assert len(set(sizes)) > 30
+    assert (240, 200) in sizes
+
+
+def test_a_small_picture_is_not_reduced() -> None:
+    small = Image.new("RGB", (48, 36))
+    rng = np.random.default_rng(0)
+    assert {alike(small, rng=rng).size for _ in range(50)} == {(48, 36)}
+
+
+def test_a_view_shows_what_the_picture_shows(photograph: Image.Image) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        colours = np.asarray(resized(photograph, rng=rng), dtype=float)
+        # Red and green say where a pixel was: neighbours stay neighbours, in order.
+        assert (np.diff(colours[..., 0], axis=1) >= 0).all()
+        assert (np.diff(colours[..., 1], axis=0) >= 0).all()
+
+
+def test_views_repeat_from_their_seed(photograph: Image.Image) -> None:
+    once, again = (alike(photograph, rng=np.random.default_rng(5)) for _ in range(2))
+    assert once.tobytes() == again.tobytes()
+
+
+def test_a_better_quality_stays_nearer(photograph: Image.Image) -> None:
+    errors = [
+        np.abs(np.asarray(recoded(photograph, "JPEG", quality=q)).astype(int) - photograph).mean()
+        for q in (95, 50, 5)
+    ]
+    assert 0 < errors[0] < errors[1] < errors[2]
 
 
 def test_crops_show_the_image_at_its_own_resolution() -> None:

@@ -16,7 +16,7 @@ import ma_agiqa
 from ma_agiqa import checkpoints
 from ma_agiqa.cli import app
 
-FAST = ["--set", "copies=1", "--set", "steps=2", "--set", "rank=8"]
+FAST = ["--set", "copies=1", "--set", "alike=0", "--set", "steps=2", "--set", "rank=8"]
 
 
 def run(*words: object) -> Result:

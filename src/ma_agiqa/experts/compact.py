@@ -3,10 +3,10 @@
 Own design of this project. `statistics.py` describes a picture by 1,190 averages that need no
 training. `kernel.py` turns them, by likeness, first into how much the picture looks like the
 work of each generator that made the rated pictures, then, together with that, into a score by
-likeness to pictures that people rated and to damaged copies of them. With some two thousand
-rated pictures this learns more than a convolutional network from random weights (docs/LOG.md
-has the comparison), costs a fraction of its operations, and takes an image at its own
-resolution, where noise, blur and artefacts live.
+likeness to pictures that people rated and to smaller and damaged copies of them. With some two
+thousand rated pictures this learns more than a convolutional network from random weights
+(docs/LOG.md has the comparison), costs a fraction of its operations, and takes an image at its
+own resolution, where noise, blur and artefacts live.
 
 What it does not do: look at meaning, or compare with a prompt.
 
@@ -60,7 +60,7 @@ class CompactExpert(nn.Module):
     """Score images of any size from the statistics of their texture.
 
     Args:
-        supports: pictures and damaged copies the regression remembers.
+        supports: pictures and other views of them that the regression remembers.
         rank: coordinates each is remembered by.
         origins: generators that pictures may look like; 0 where none were known.
         origin_rank: coordinates by which these are told apart.

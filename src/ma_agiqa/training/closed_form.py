@@ -1,12 +1,13 @@
 """Fit the compact model: no steps over the images, systems of linear equations.
 
-Each training picture is described once, and with it damaged copies of it, whose target is the
-picture's own score lowered in proportion to the damage: they teach what people never rated
+Each training picture is described once, and with it other views of it. Views that people would
+score alike (a part of it, a smaller size) have the picture's own score as target. Damaged
+copies have that score lowered in proportion to the damage: they teach what people never rated
 here (noise, blocking, banding) and keep a damaged picture from passing for an unknown one.
 
 Two regressions are fitted, one after the other. The first tells, from the statistics, which
 generator made a picture. What it says joins the statistics from which the second tells the
-score: of a training picture, and of its copies, what the first says without that picture, as
+score: of a training picture, and of its views, what the first says without that picture, as
 it will speak of pictures it has not seen (stacked generalisation, Wolpert 1992).
 
 Of each regression two things are learned. How much each group of statistics counts, and how
@@ -14,7 +15,7 @@ noisy the targets are, by descending the leave-one-out error of the undamaged pi
 kernel regression gives in closed form (Rasmussen and Williams 2006, section 5.4.2). Then the
 dual weights, exactly.
 
-Shapes: n pictures, c damaged copies each, N = n (1 + c), D statistics, R coordinates, K values.
+Shapes: n pictures, c other views each, N = n (1 + c), D statistics, R coordinates, K values.
 """
 
 from __future__ import annotations
@@ -46,17 +47,19 @@ class ClosedForm:
     """How to fit the compact model.
 
     Attributes:
-        copies: damaged copies of each training picture.
+        alike: views of each training picture that deserve its score, see `alike.py`.
+        copies: damaged copies of each training picture, see `degrade.py`.
         fall: share of its height above the lowest score that a picture loses when damaged
             with full severity.
-        doubt: how many times noisier the target of a damaged copy is than a human score.
+        doubt: how many times noisier the target of a view is than a human score.
         rank: coordinates by which pictures are remembered.
         origin_rank: the same for telling generators apart.
         steps: of the descent that weighs the groups of statistics.
         learning_rate: of that descent, in logarithms of the weights.
     """
 
-    copies: int = 3
+    alike: int = 1
+    copies: int = 2
     fall: float = 0.6
     doubt: float = 4.0
     rank: int = 128
@@ -68,8 +71,8 @@ class ClosedForm:
         for name in ("rank", "origin_rank", "learning_rate", "doubt"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
-        if min(self.copies, self.steps) < 0 or not 0 <= self.fall <= 1:
-            raise UsageError("recipe: copies and steps must not be negative, fall in [0, 1]")
+        if min(self.alike, self.copies, self.steps) < 0 or not 0 <= self.fall <= 1:
+            raise UsageError("recipe: alike, copies, steps must not be negative, fall in [0, 1]")
 
 
 def fit(
@@ -81,7 +84,7 @@ def fit(
     low: float,
     origins: Sequence[str] = (),
 ) -> tuple[CompactExpert, float]:
-    """Fit to pictures and their damaged copies.
+    """Fit to pictures and other views of them.
 
     Returns:
         The expert in eval mode, and the mean squared error with which each undamaged picture
@@ -89,7 +92,7 @@ def fit(
 
     Args:
         statistics: (n, 1 + c, D), the undamaged picture first.
-        severity: of the copies, (n, c), in (0, 1].
+        severity: of the views' damage, (n, c), within 0 and 1.
         scores: human scores (n,).
         low: lowest score of the scale, which damage leads towards.
         origins: what made each picture, n names; one name for all, or none, tells nothing.
@@ -99,7 +102,7 @@ def fit(
     origin = None
     if names := sorted(set(origins)) if len(set(origins)) > 1 else []:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
-        made_by = made_by[:, None].expand(-1, views, -1)  # a damaged copy too
+        made_by = made_by[:, None].expand(-1, views, -1)  # another view too
         origin, told, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
         statistics = torch.cat([statistics, told], 2)
         groups["origin"] = len(names)
@@ -131,11 +134,11 @@ def _regress(
     *,
     rank: int,
 ) -> tuple[KernelRegression, Tensor, float]:
-    """Fit one regression to pictures and their copies.
+    """Fit one regression to pictures and their views.
 
     Returns:
-        The regression; what it says of each picture and copy when fitted without that picture
-        and all its copies, (n, 1 + c, K); the error that the groups were weighed by.
+        The regression; what it says of each picture and view when fitted without that picture
+        and all its views, (n, 1 + c, K); the error that the groups were weighed by.
 
     Args:
         statistics: (n, 1 + c, D), the undamaged picture first.
@@ -143,7 +146,7 @@ def _regress(
         groups: length of each group of the D statistics.
     """
     n, views, _ = statistics.shape
-    every = statistics.transpose(0, 1).flatten(0, 1)  # (N, D): pictures, then copies
+    every = statistics.transpose(0, 1).flatten(0, 1)  # (N, D): pictures, then views
     wanted = targets.transpose(0, 1).flatten(0, 1)  # (N, K)
     mean, scale = _standard(every)
     # One unit for all generators: what hardly tells one apart must not be stretched.

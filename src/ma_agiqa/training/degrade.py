@@ -1,42 +1,40 @@
-"""Synthetic degradations of a batch, on the device, each with a severity.
+"""Synthetic degradations of a batch, each with a severity.
 
 A degraded copy of a picture is worse than the picture, whatever people would score either:
 that is supervision without labels, and it teaches what AGIQA-3K hardly shows (noise, blocking,
 banding, over-sharpening). The degradations follow the usual list of image-quality databases
-(KADID-10k); strengths run from barely to plainly visible.
-
-What this file does not do: model a codec exactly. Blocking comes from quantised 8x8 cosine
-transforms with the JPEG tables (ITU-T T.81, annex K), without chroma subsampling.
+(KADID-10k); strengths run from barely to plainly visible. The codecs are Pillow's own.
 
 Shapes: B images, S side. Images are float in [0, 1], severity is (B,) in (0, 1].
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-EDITION = 2
+from ma_agiqa.training.recode import recoded
+from ma_agiqa.transforms import to_chw, to_unit
+
+EDITION = 3
 """Grows whenever a degradation changes: descriptions of copies are kept under it."""
 
 
-def degraded_copies(images: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return a degraded copy of each image (B, 3, H, W) and its severity, (B,) in [0.1, 1].
+def degraded_copy(picture: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Return a degraded copy of a picture (1, 3, H, W), and its severity within 0.1 and 1.
 
-    Kind and severity are drawn for each image; noise comes from torch's generator.
+    Kind and severity are drawn; noise comes from torch's generator.
     """
-    kinds = rng.choice(sorted(KINDS), len(images))
-    severity = torch.from_numpy(rng.uniform(0.1, 1.0, len(images))).to(images)
-    copies = [KINDS[k](images[i : i + 1], severity[i : i + 1]) for i, k in enumerate(kinds)]
-    if not copies:
-        return images, severity
-    return torch.cat(copies).clamp(0.0, 1.0), severity
+    kind = rng.choice(sorted(KINDS))
+    severity = rng.uniform(0.1, 1.0)
+    copy = KINDS[kind](picture, torch.tensor([severity]).to(picture))
+    return copy.clamp(0.0, 1.0), severity
 
 
 def blur(images: Tensor, severity: Tensor) -> Tensor:
@@ -104,52 +102,41 @@ def fade(images: Tensor, severity: Tensor) -> Tensor:
     return 0.5 + (images - 0.5) * kept + 0.1 * severity[:, None, None, None]
 
 
-def blocking(images: Tensor, severity: Tensor) -> Tensor:
-    """JPEG-like quantisation, quality about 50 down to 5."""
-    quality = 50 * (5 / 50) ** severity
-    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)[:, None, None, None, None]
-    to_ycc, luma, chroma, cosine = _jpeg_tables(images.device)
-    ycc = torch.einsum("ij,bjhw->bihw", to_ycc, images * 255 - 128)
-    height, width = ycc.shape[2] // 8 * 8, ycc.shape[3] // 8 * 8
-    blocks = ycc[:, :, :height, :width].unfold(2, 8, 8).unfold(3, 8, 8)
-    spectrum = torch.einsum("ui,bchwij,vj->bchwuv", cosine, blocks, cosine)
-    table = torch.stack([luma, chroma, chroma])[None, :, None, None] * scale[..., None]
-    spectrum = (spectrum / table).round() * table
-    blocks = torch.einsum("ui,bchwuv,vj->bchwij", cosine, spectrum, cosine)
-    out = ycc.clone()
-    out[:, :, :height, :width] = blocks.permute(0, 1, 2, 4, 3, 5).reshape(
-        *ycc.shape[:2], height, width
-    )
-    return (torch.einsum("ij,bjhw->bihw", to_ycc.inverse(), out) + 128) / 255
+def jpeg(images: Tensor, severity: Tensor) -> Tensor:
+    """JPEG with colours at half size, quality 60 down to 5: blocking."""
+    return _coded(images, severity, "JPEG", lambda s: {"quality": round(60 * (5 / 60) ** s)})
 
 
-@functools.lru_cache(maxsize=4)
-def _jpeg_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """RGB -> YCbCr without offset, the two quantisation tables, the cosine transform."""
-    to_ycc = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
-    luma = (
-        "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 "
-        "14 17 22 29 51 87 80 62 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 "
-        "49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
-    )
-    chroma = np.full((8, 8), 99.0)
-    chroma[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-    u, i = np.mgrid[0:8, 0:8]
-    cosine = np.cos((2 * i + 1) * u * math.pi / 16) * np.where(u == 0, math.sqrt(1 / 8), 0.5)
-    tables = (to_ycc, np.array(luma.split(), dtype=float).reshape(8, 8), chroma, cosine)
-    first, second, third, fourth = (
-        torch.tensor(np.asarray(t), dtype=torch.float32, device=device) for t in tables
-    )
-    return first, second, third, fourth
+def jpeg2000(images: Tensor, severity: Tensor) -> Tensor:
+    """JPEG 2000 at a peak signal-to-noise ratio of 38 down to 24 decibels: ringing and blur."""
+
+    def options(strength: float) -> dict[str, object]:
+        layers = [38 - 14 * strength]
+        return {"quality_mode": "dB", "quality_layers": layers, "irreversible": True}
+
+    return _coded(images, severity, "JPEG2000", options)
+
+
+def _coded(
+    images: Tensor, severity: Tensor, codec: str, options: Callable[[float], dict[str, object]]
+) -> Tensor:
+    """Return images as they come back from a codec at the options of each severity."""
+    out = []
+    for image, strength in zip(images, severity.tolist(), strict=True):
+        pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+        back = recoded(Image.fromarray(pixels), codec, **options(strength))
+        out.append(to_unit(to_chw(np.asarray(back))).to(images))
+    return torch.stack(out)
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "banding": banding,
-    "blocking": blocking,
     "blur": blur,
     "enlarge": enlarge,
     "fade": fade,
     "grain": grain,
+    "jpeg": jpeg,
+    "jpeg2000": jpeg2000,
     "noise": noise,
     "rescale": rescale,
     "sharpen": sharpen,

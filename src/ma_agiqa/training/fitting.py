@@ -1,8 +1,8 @@
 """One fit of the compact model from request to model directory, resumable after any kill.
 
-Data flows: data sets -> images -> statistics of each image and of damaged copies of it ->
-closed form, with scores and generators -> model directory. Describing the images is the work;
-each description is kept, in OUT/statistics or in a folder that several runs share, and no run
+Data flows: data sets -> images -> statistics of each image and of other views of it -> closed
+form, with scores and generators -> model directory. Describing the images is the work; each
+description is kept, in OUT/statistics or in a folder that several runs share, and no run
 makes it twice. The test part is never read.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,26 +28,28 @@ from ma_agiqa.experts import statistics as texture
 from ma_agiqa.experts.statistics import WIDTH, statistics_vector
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.files import atomic_path
-from ma_agiqa.training import degrade
+from ma_agiqa.training import alike, degrade
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.closed_form import ClosedForm, arguments_of, fit
 from ma_agiqa.training.datasets import DataSet, training_part
-from ma_agiqa.training.degrade import degraded_copies
+from ma_agiqa.training.degrade import degraded_copy
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.parts import predict, validation_figures
 from ma_agiqa.training.processes import Processes
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer
-from ma_agiqa.transforms import to_unit
+from ma_agiqa.transforms import to_chw, to_unit
 
 if TYPE_CHECKING:
     from ma_agiqa.training.folder import Run
 
-EDITION = f"{texture.EDITION}.{degrade.EDITION}"
+EDITION = f"{texture.EDITION}.{degrade.EDITION}.{alike.EDITION}"
 """Of what a description holds; another one is computed anew."""
 
 FITTED = "statistics"
 """Folder of a run in which its descriptions lie."""
+
+_AS_IT_IS = 0.5  # share of damaged copies that are made of the picture at its own size
 
 
 def fit_run(
@@ -74,7 +77,7 @@ def fit_run(
     )
     statistics, severity = describe(
         train.images,
-        copies=recipe.copies,
+        recipe,
         seed=run.request.seed,
         folder=run.request.descriptions or run.folder / FITTED,
         described=lambda done: observer.described(done, len(train.images)),
@@ -101,29 +104,32 @@ def fit_run(
 
 def describe(
     images: TrainingImages,
+    recipe: ClosedForm,
     *,
-    copies: int,
     seed: int,
     folder: Path,
     described: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
-    """Return statistics (n, 1 + c, D) of images and damaged copies, and severities (n, c).
+    """Return statistics (n, 1 + c, D) of images and other views, and the views' severities (n, c).
 
-    What `folder` holds is taken from there, the rest is computed and kept in it: one file per
-    image, named by the image's content, seed, number of copies and kind of statistics.
+    Of the c views the first `recipe.alike` deserve the image's own score, at severity 0, and
+    `recipe.copies` are damaged. What `folder` holds is taken from there, the rest is computed and
+    kept in it: one file per image, named by the image's content, seed, number of views and kind
+    of statistics.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = hash_files(images.paths)
+    kind = f"{seed}-{recipe.alike}-{recipe.copies}-{EDITION}"
     statistics, severity = [], []
     for position, sha in enumerate(hashes):
-        path = folder / f"{sha[:32]}-{seed}-{copies}-{EDITION}.safetensors"
-        found = _read(path, copies=copies)
+        path = folder / f"{sha[:32]}-{kind}.safetensors"
+        found = _read(path, views=recipe.alike + recipe.copies)
         if found is None:
             (pixels,) = next(images.batches([[position]]))
-            found = _describe(pixels, copies, rng=np.random.default_rng([seed, int(sha[:8], 16)]))
+            found = _describe(pixels, recipe, rng=np.random.default_rng([seed, int(sha[:8], 16)]))
             with atomic_path(path) as temporary:
                 save_file(found, temporary)
         statistics.append(found["statistics"])
@@ -132,22 +138,32 @@ def describe(
     return torch.stack(statistics), torch.stack(severity)
 
 
-def _describe(pixels: Tensor, copies: int, *, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Return statistics (1 + c, D) of an image and its copies, and severities (c,)."""
+def _describe(pixels: Tensor, recipe: ClosedForm, *, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Return statistics (1 + c, D) of an image and its views, and the views' severities (c,)."""
     torch.manual_seed(int(rng.integers(2**62)))
-    picture = to_unit(pixels[None])
-    worse, severity = degraded_copies(picture.expand(copies, -1, -1, -1), rng=rng)
-    views = torch.cat([picture, (worse * 255).round() / 255])
+    picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    views = [_unit(picture), *(_unit(alike.alike(picture, rng=rng)) for _ in range(recipe.alike))]
+    severity = [0.0] * recipe.alike
+    for _ in range(recipe.copies):
+        before = picture if rng.random() < _AS_IT_IS else alike.resized(picture, rng=rng)
+        worse, strength = degraded_copy(_unit(before), rng=rng)
+        views.append((worse * 255).round() / 255)
+        severity.append(strength)
     with torch.inference_mode():
-        statistics = torch.cat([statistics_vector(view[None]) for view in views]).cpu()
-    return {"statistics": statistics.clone(), "severity": severity.cpu()}
+        statistics = torch.cat([statistics_vector(view.to(pixels.device)) for view in views])
+    return {"statistics": statistics.cpu().clone(), "severity": torch.tensor(severity)}
 
 
-def _read(path: Path, *, copies: int) -> dict[str, Tensor] | None:
+def _unit(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as (1, 3, H, W) in [0, 1]."""
+    return to_unit(to_chw(np.asarray(picture))[None])
+
+
+def _read(path: Path, *, views: int) -> dict[str, Tensor] | None:
     """Return what a file holds; None if it is not there or not whole, then it is made anew."""
     try:
         found: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError):
         return None
-    expected = {"statistics": (1 + copies, WIDTH), "severity": (copies,)}
+    expected = {"statistics": (1 + views, WIDTH), "severity": (views,)}
     return found if {n: tuple(t.shape) for n, t in found.items()} == expected else None
