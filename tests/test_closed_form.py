@@ -10,7 +10,7 @@ from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.compact import CompactExpert
 from ma_agiqa.experts.kernel import KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
-from ma_agiqa.training.closed_form import ClosedForm, _regress, _standard, _weigh, fit
+from ma_agiqa.training.closed_form import ClosedForm, _left_out, _regress, _standard, _weigh, fit
 
 
 def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -113,7 +113,8 @@ def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
     onehot = torch.tensor([[o == n for n in "012"] for o in made_by(scores)]).double()
     targets = onehot[:, None].expand(-1, 3, -1)
     recipe = ClosedForm(steps=3)
-    regression, told, _ = _regress(values, targets, GROUPS, recipe, rank=6)
+    regression, factor, _ = _regress(values, targets, GROUPS, recipe, rank=6)
+    told = _left_out(factor, targets)
     every = values.transpose(0, 1).flatten(0, 1)
     mean, scale = _standard(every)
     noise = _weigh(limit(every, mean, scale)[:14], onehot, GROUPS, recipe)[1]

@@ -103,8 +103,8 @@ def fit(
     if names := sorted(set(origins)) if len(set(origins)) > 1 else []:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
         made_by = made_by[:, None].expand(-1, views, -1)  # another view too
-        origin, told, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
-        statistics = torch.cat([statistics, told], 2)
+        origin, factor, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
+        statistics = torch.cat([statistics, _left_out(factor, made_by)], 2)
         groups["origin"] = len(names)
 
     target = torch.from_numpy(scores)
@@ -137,8 +137,8 @@ def _regress(
     """Fit one regression to pictures and their views.
 
     Returns:
-        The regression; what it says of each picture and view when fitted without that picture
-        and all its views, (n, 1 + c, K); the error that the groups were weighed by.
+        The regression; the Cholesky factor (N, N) of its system; the error that the groups were
+        weighed by.
 
     Args:
         statistics: (n, 1 + c, D), the undamaged picture first.
@@ -156,16 +156,31 @@ def _regress(
     regression = _remember(limited, mean, scale, weight, rank=min(rank, n), values=wanted.shape[1])
     doubt = torch.full((n * views,), noise * recipe.doubt, dtype=torch.float64)
     doubt[:n] = noise
-    constant = wanted[:n].mean(0)
     kernel = matern(squared_distances(regression.support, regression.support)).double()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + torch.diag(doubt)))
-    dual = inverse @ (wanted - constant)
-    regression.dual.copy_(dual)
+    factor = torch.linalg.cholesky(kernel + torch.diag(doubt))
+    constant = wanted[:n].mean(0)
+    regression.dual.copy_(torch.cholesky_solve(wanted - constant, factor))
     regression.constant.copy_(constant)
-    # A block of the inverse and of the dual weights is all that leaving a picture out takes.
+    return regression, factor, error
+
+
+def _left_out(factor: Tensor, targets: Tensor) -> Tensor:
+    """Return what a regression says of each picture and view, fitted without that picture.
+
+    Without it means without all its views. A block of the inverse and of the dual weights is all
+    that it takes.
+
+    Args:
+        factor: Cholesky factor (N, N) of the regression's system.
+        targets: (n, 1 + c, K).
+    """
+    n, views, _ = targets.shape
+    wanted = targets.transpose(0, 1).flatten(0, 1)
+    inverse = torch.cholesky_inverse(factor)
+    dual = inverse @ (wanted - wanted[:n].mean(0))
     own = inverse.reshape(views, n, views, n).diagonal(dim1=1, dim2=3).permute(2, 0, 1)
     missing = torch.linalg.solve(own, dual.reshape(views, n, -1).transpose(0, 1))
-    return regression, (targets - missing).float(), error
+    return (targets - missing).float()
 
 
 def _remember(
