@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ma_agiqa.training.alike import SMALLEST, alike, resized
+from ma_agiqa.training.alike import SMALLEST, _resized, alike
 from ma_agiqa.training.augment import crops, mixture
 from ma_agiqa.training.degrade import KINDS, degraded_copy
 from ma_agiqa.training.recode import recoded
@@ -83,7 +83,7 @@ def test_a_small_picture_is_not_reduced() -> None:
 def test_a_view_shows_what_the_picture_shows(photograph: Image.Image) -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
-        colours = np.asarray(resized(photograph, rng=rng), dtype=float)
+        colours = np.asarray(_resized(photograph, rng=rng), dtype=float)
         # Red and green say where a pixel was: neighbours stay neighbours, in order.
         assert (np.diff(colours[..., 0], axis=1) >= 0).all()
         assert (np.diff(colours[..., 1], axis=0) >= 0).all()

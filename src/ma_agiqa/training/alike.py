@@ -38,7 +38,7 @@ _FILTERS = (
 
 def alike(picture: Image.Image, *, rng: np.random.Generator) -> Image.Image:
     """Return a part of an RGB picture, at its size or a smaller one, lightly compressed or not."""
-    view, chance = resized(picture, rng=rng), rng.random()
+    view, chance = _resized(picture, rng=rng), rng.random()
     if chance < _JPEG[0]:
         return recoded(view, "JPEG", quality=int(rng.integers(*_JPEG[1:])))
     if chance < _JPEG[0] + _WEBP[0]:
@@ -46,7 +46,7 @@ def alike(picture: Image.Image, *, rng: np.random.Generator) -> Image.Image:
     return view
 
 
-def resized(picture: Image.Image, *, rng: np.random.Generator) -> Image.Image:
+def _resized(picture: Image.Image, *, rng: np.random.Generator) -> Image.Image:
     """Return a part of an RGB picture, at its size or a smaller one."""
     if rng.random() < _CUT:
         picture = _part(picture, share=rng.uniform(*_PART), rng=rng)

@@ -49,8 +49,6 @@ EDITION = f"{texture.EDITION}.{degrade.EDITION}.{alike.EDITION}"
 FITTED = "statistics"
 """Folder of a run in which its descriptions lie."""
 
-_AS_IT_IS = 0.5  # share of damaged copies that are made of the picture at its own size
-
 
 def fit_run(
     run: Run,
@@ -145,8 +143,7 @@ def _describe(pixels: Tensor, recipe: ClosedForm, *, rng: np.random.Generator) -
     views = [_unit(picture), *(_unit(alike.alike(picture, rng=rng)) for _ in range(recipe.alike))]
     severity = [0.0] * recipe.alike
     for _ in range(recipe.copies):
-        before = picture if rng.random() < _AS_IT_IS else alike.resized(picture, rng=rng)
-        worse, strength = degraded_copy(_unit(before), rng=rng)
+        worse, strength = degraded_copy(views[0], rng=rng)
         views.append((worse * 255).round() / 255)
         severity.append(strength)
     with torch.inference_mode():
