@@ -61,8 +61,7 @@ def sections(
     machine = paper["environment"]["hardware"]
     srcc = [report["metrics"]["srcc"]["value"] for report in disjoint]
     minutes = line["seconds"] / 60
-    return f"""- The fit took {minutes:.0f} minutes on {machine}, other work beside it; the
-  statistics of pictures and copies, which another run had kept, are not in it.
+    return f"""- The run took {minutes:.0f} minutes on {machine}, other work beside it.
 
 ## Measured
 
@@ -78,7 +77,8 @@ Within each generator of the paper split's test part:
 
 ## Intended use
 
-Ranking and filtering AI-generated images of about 512 x 512 pixels by how good they look.
+Ranking and filtering AI-generated images by how good they look. People rated pictures of 512 x 512
+pixels; views down to a third of that took part in the fit with the same scores.
 
 ## Limits
 

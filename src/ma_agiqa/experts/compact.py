@@ -78,7 +78,7 @@ class CompactExpert(nn.Module):
         supports: int,
         rank: int = 128,
         origins: int = 0,
-        origin_rank: int = 160,
+        origin_rank: int = 112,
     ) -> None:
         super().__init__()
         self.origin: KernelRegression | None = None

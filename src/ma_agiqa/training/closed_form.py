@@ -59,11 +59,11 @@ class ClosedForm:
     """
 
     alike: int = 1
-    copies: int = 2
+    copies: int = 3
     fall: float = 0.6
     doubt: float = 4.0
     rank: int = 128
-    origin_rank: int = 160
+    origin_rank: int = 112
     steps: int = 40
     learning_rate: float = 0.15
 
