@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,37 @@ def test_published_lists_are_the_test_part_and_share_no_prompt(agiqa_3k: Path, n
     assert len(split.part("all")) == len(samples)
     # A tenth of all images, passed by at most one prompt of ten.
     assert len(samples) // 10 <= len(split.val) <= len(samples) // 10 + 10
+
+
+def test_a_generator_that_training_has_not_seen(agiqa_3k: Path) -> None:
+    samples = registry.load("agiqa-3k", agiqa_3k)
+    split = splits.resolve("unseen-midjourney", samples, agiqa_3k)
+    made_by = np.array(samples.groups["generator"])
+    assert set(made_by[split.test]) == {"midjourney"}
+    assert len(split.test) == (made_by == "midjourney").sum() == 592
+    assert "midjourney" not in set(made_by[split.train]) | set(made_by[split.val])
+    assert not prompts_of(samples, split.train) & prompts_of(samples, split.val)
+    assert len(split.part("all")) == len(samples)
+    assert len(samples) // 10 <= len(split.val) <= len(samples) // 10 + 10
+    assert any("also occurs in training" in caveat for caveat in split.caveats)
+
+
+def test_an_unseen_generator_does_without_prompts() -> None:
+    samples = replace(made(prompts=0), groups={"generator": ("a", "b", "c", "b") * 50})
+    split = splits.resolve("unseen-b", samples, "unused")
+    assert split.test.tolist() == list(range(1, 200, 2))
+    assert (len(split.val), len(split.train)) == (20, 80)
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [({"generator": ("glide",) * 200}, "did you mean glide"), ({}, "names no generator 'glid'")],
+)
+def test_a_generator_that_is_not_there_is_an_error(
+    groups: dict[str, tuple[str, ...]], reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        splits.resolve("unseen-glid", replace(made(prompts=0), groups=groups), "unused")
 
 
 @pytest.mark.parametrize("name", NAMES)

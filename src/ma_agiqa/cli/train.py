@@ -26,8 +26,9 @@ SplitName = Annotated[
     str,
     typer.Option(
         "--split",
-        help="paper, official, random-SEED, random-8-2-SEED, prompt-SEED, ipce-01 to ipce-10, or "
-        "training/SPLIT of the official training set; train trains, val selects.",
+        help="paper, official, random-SEED, random-8-2-SEED, prompt-SEED, ipce-01 to ipce-10, "
+        "unseen-GENERATOR, or training/SPLIT of the official training set; train trains, val "
+        "selects.",
     ),
 ]
 Target = Annotated[

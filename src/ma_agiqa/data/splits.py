@@ -8,6 +8,7 @@
     prompt-S        7:1:2 by prompt, seed S: no prompt in two parts
     ipce-NN         test names in ROOT/splits/ipce-NN-test.txt, published with IPCE; no prompt
                     in two parts
+    unseen-NAME     every image of the generator NAME is test; of the others a tenth validates
     SET/NAME        the split NAME of the images in one official set, e.g. training/random-20
     all             every image is test: for models trained on other data
 
@@ -48,6 +49,7 @@ __all__ = ["PARTS", "PROMPT", "Rows", "Split", "parse", "prompt_overlap", "resol
 PARTS = ("train", "val", "test", "all")
 OFFICIAL_SETS = ("training", "validation", "test")
 PROMPT = "prompt"
+GENERATOR = "generator"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +138,7 @@ def resolve(name: str, samples: Samples, root: str | Path) -> Split:
                     remedy="use more images",
                 )
             return split
-    forms = ("paper", "official", "random-0", "random-8-2-0", "prompt-0", "ipce-01", "all")
-    raise UsageError(f"unknown split {name!r}{hint(name, forms, 'splits are')}")
+    raise UsageError(f"unknown split {name!r}{hint(name, _FORMS, 'splits are')}")
 
 
 def prompt_overlap(samples: Samples, train: Rows, test: Rows) -> float | None:
@@ -194,6 +195,19 @@ def _ipce(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Spl
     return _apart(_split(name, protocol, samples, Parts(train, val, test), extra), samples)
 
 
+def _unseen(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
+    """Test on every image of one generator; hold out prompts of the others for validation."""
+    made_by = samples.groups.get(GENERATOR, ())
+    if groups[0] not in made_by:
+        known = hint(groups[0], sorted(set(made_by)), "there are") if made_by else ""
+        raise DataError(f"{samples.dataset} names no generator {groups[0]!r}{known}")
+    test, rest = (np.flatnonzero((np.array(made_by) == groups[0]) == own) for own in (True, False))
+    prompts = samples.groups.get(PROMPT, samples.name)
+    val, train = partitions.hold_out(prompts, rest, int(len(samples) * VAL_SHARE), random.Random(0))
+    protocol = f"test is every image of {groups[0]}; of the others whole prompts validate"
+    return _split(name, protocol, samples, Parts(train, val, test))
+
+
 def _official(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
     """Take the publisher's own sets."""
     protocol = "training, validation and test sets as published with the data set"
@@ -231,9 +245,14 @@ _KINDS: dict[str, Callable[[str, Sequence[str], Samples, Path], Split]] = {
     r"random-8-2-(\d+)": _eight_two,
     r"prompt-(\d+)": _by_prompt,
     r"ipce-(\d\d)": _ipce,
+    r"unseen-(.+)": _unseen,
     r"(training|validation|test)/(.+)": _within,
     r"all": _whole,
 }
+_FORMS = (
+    *("paper", "official", "random-0", "random-8-2-0", "prompt-0", "ipce-01"),
+    *("unseen-GENERATOR", "all"),
+)
 
 
 def _split(name: str, protocol: str, samples: Samples, parts: Parts, *extra: str) -> Split:
