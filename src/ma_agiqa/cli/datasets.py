@@ -144,7 +144,8 @@ def _description(spec: DatasetSpec) -> list[tuple[str, str]]:
     from ma_agiqa.data.layouts import describe
 
     scale = f"{spec.scale.low:g} to {spec.scale.high:g}"
-    general = ["random-SEED", "random-8-2-SEED"] + ([] if spec.photographs else ["prompt-SEED"])
+    general = ["random-SEED", "random-8-2-SEED"]
+    general += [] if spec.photographs else ["prompt-SEED", "unseen-GENERATOR"]
     lines = [
         ("title", spec.title),
         ("images", f"{spec.records}, as {' or '.join(images.path for images in spec.images)}"),
