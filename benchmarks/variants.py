@@ -12,7 +12,6 @@ and never stored.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,13 @@ from ma_agiqa.data import registry, splits
 from ma_agiqa.evaluation.bootstrap import bootstrap
 from ma_agiqa.evaluation.metrics import srcc
 from ma_agiqa.images import read_image
+from ma_agiqa.training.recode import recoded
 
 
 def smaller(share: float) -> Callable[[Image.Image], Image.Image]:
     def variant(picture: Image.Image) -> Image.Image:
         size = (round(picture.width * share), round(picture.height * share))
         return picture.resize(size, Image.Resampling.LANCZOS)
-
-    return variant
-
-
-def coded(codec: str, quality: int) -> Callable[[Image.Image], Image.Image]:
-    def variant(picture: Image.Image) -> Image.Image:
-        file = io.BytesIO()
-        picture.save(file, codec, quality=quality)
-        return Image.open(file).convert("RGB")
 
     return variant
 
@@ -57,10 +48,10 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "3/4 of the size": smaller(3 / 4),
     "half the size": smaller(1 / 2),
     "the middle, 3/4": middle,
-    "JPEG 75": coded("JPEG", 75),
-    "WebP 80": coded("WEBP", 80),
-    "JPEG 30": coded("JPEG", 30),
-    "JPEG 10": coded("JPEG", 10),
+    "JPEG 75": lambda picture: recoded(picture, "JPEG", quality=75),
+    "WebP 80": lambda picture: recoded(picture, "WEBP", quality=80),
+    "JPEG 30": lambda picture: recoded(picture, "JPEG", quality=30),
+    "JPEG 10": lambda picture: recoded(picture, "JPEG", quality=10),
 }
 
 

@@ -1,4 +1,4 @@
-"""Which images train, which select, which judge; and what such a number is worth.
+"""Which images train, which select, which judge: the splits that have a name.
 
     paper           the split of the paper's numbers: `random-20`, or what the data set's entry
                     in the registry says instead
@@ -19,10 +19,6 @@ sizes. Not kept: its test loader drops the last incomplete batch (5 of the 597 t
 of AGIQA-3K); here every image of a part counts. Nor is anything selected on a test part:
 where a protocol has no validation part, ours is taken from its training images.
 
-Text generates many images, and images of one prompt look alike. Where prompts are shared
-between training and test a number flatters, so each split measures that on the data and
-carries it as a caveat, shown wherever its numbers are.
-
 Shapes: n records; a part is an int64 array of row numbers.
 """
 
@@ -32,8 +28,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,61 +36,14 @@ import numpy as np
 from ma_agiqa.data import partitions
 from ma_agiqa.data.partitions import VAL_SHARE, Parts, Rows
 from ma_agiqa.data.samples import Samples
+from ma_agiqa.data.split import PARTS, PROMPT, Split, apart, prompt_overlap, split_of
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.text import hint, some
+from ma_agiqa.text import hint
 
 __all__ = ["PARTS", "PROMPT", "Rows", "Split", "parse", "prompt_overlap", "resolve"]
 
-PARTS = ("train", "val", "test", "all")
 OFFICIAL_SETS = ("training", "validation", "test")
-PROMPT = "prompt"
 GENERATOR = "generator"
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A partition of a data set, or of some of it, into three parts that share no image.
-
-    Attributes:
-        name: what `resolve` calls it.
-        protocol: how it was made, in one sentence.
-        caveats: what a reader of a number on it must know.
-        train, val, test: row numbers, in the order the protocol gives them.
-    """
-
-    name: str
-    protocol: str
-    caveats: tuple[str, ...]
-    train: Rows
-    val: Rows
-    test: Rows
-
-    def __post_init__(self) -> None:
-        for one, other in combinations(("train", "val", "test"), 2):
-            shared = np.intersect1d(getattr(self, one), getattr(self, other))
-            if len(shared):
-                raise DataError(f"split {self.name}: {len(shared)} images in {one} and {other}")
-        for name in ("train", "val", "test"):
-            part = getattr(self, name)
-            if len(np.unique(part)) != len(part):
-                raise DataError(f"split {self.name}: an image occurs twice in {name}")
-            part.setflags(write=False)
-
-    def part(self, name: str) -> Rows:
-        """Return the rows of `train`, `val`, `test`, or of `all` three in ascending order.
-
-        Raises:
-            UsageError: another name.
-            DataError: the part is empty.
-        """
-        if name not in PARTS:
-            raise UsageError(f"unknown part {name!r}{hint(name, PARTS, 'there are')}")
-        if name == "all":
-            return np.sort(np.concatenate([self.train, self.val, self.test]))
-        rows: Rows = getattr(self, name)
-        if len(rows) == 0:
-            raise DataError(f"split {self.name} has no images in its part {name!r}")
-        return rows
 
 
 def parse(text: str, *, default_part: str | None = None) -> tuple[str, str]:
@@ -141,15 +89,6 @@ def resolve(name: str, samples: Samples, root: str | Path) -> Split:
     raise UsageError(f"unknown split {name!r}{hint(name, _FORMS, 'splits are')}")
 
 
-def prompt_overlap(samples: Samples, train: Rows, test: Rows) -> float | None:
-    """Return the share of test images whose prompt occurs in training; None if unknown."""
-    if PROMPT not in samples.groups or len(train) == 0 or len(test) == 0:
-        return None
-    prompts = samples.groups[PROMPT]
-    seen = {prompts[row] for row in train}
-    return sum(prompts[row] in seen for row in test) / len(test)
-
-
 def _paper(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
     """Resolve what the split stands for in this data set."""
     return replace(resolve(samples.paper, samples, root), name=name)
@@ -159,7 +98,7 @@ def _random(name: str, groups: Sequence[str], samples: Samples, root: Path) -> S
     """Shuffle the images by seed and cut the list 7:1:2."""
     seed = int(groups[0])
     protocol = f"7:1:2 by image, python's random shuffle with seed {seed}"
-    return _split(name, protocol, samples, partitions.seven_one_two(len(samples), seed=seed))
+    return split_of(name, protocol, samples, partitions.seven_one_two(len(samples), seed=seed))
 
 
 def _eight_two(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
@@ -168,7 +107,7 @@ def _eight_two(name: str, groups: Sequence[str], samples: Samples, root: Path) -
     protocol = (
         f"8:2 by image, numpy's random shuffle with seed {seed}; a tenth of the eight validates"
     )
-    return _split(name, protocol, samples, partitions.eight_two(len(samples), seed=seed))
+    return split_of(name, protocol, samples, partitions.eight_two(len(samples), seed=seed))
 
 
 def _by_prompt(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
@@ -176,7 +115,7 @@ def _by_prompt(name: str, groups: Sequence[str], samples: Samples, root: Path) -
     seed = int(groups[0])
     protocol = f"7:1:2 by prompt, seed {seed}: no prompt occurs in two parts"
     parts = partitions.by_prompt(_prompts(samples), seed=seed)
-    return _apart(_split(name, protocol, samples, parts), samples)
+    return apart(split_of(name, protocol, samples, parts), samples)
 
 
 def _ipce(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
@@ -192,7 +131,7 @@ def _ipce(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Spl
         "prompts, seeded by the list's number, a tenth of all images, are validation"
     )
     extra = "IPCE publishes no validation part; ours is taken from its training images"
-    return _apart(_split(name, protocol, samples, Parts(train, val, test), extra), samples)
+    return apart(split_of(name, protocol, samples, Parts(train, val, test), extra), samples)
 
 
 def _unseen(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
@@ -205,13 +144,13 @@ def _unseen(name: str, groups: Sequence[str], samples: Samples, root: Path) -> S
     prompts = samples.groups.get(PROMPT, samples.name)
     val, train = partitions.hold_out(prompts, rest, int(len(samples) * VAL_SHARE), random.Random(0))
     protocol = f"test is every image of {groups[0]}; of the others whole prompts validate"
-    return _split(name, protocol, samples, Parts(train, val, test))
+    return split_of(name, protocol, samples, Parts(train, val, test))
 
 
 def _official(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
     """Take the publisher's own sets."""
     protocol = "training, validation and test sets as published with the data set"
-    return _split(name, protocol, samples, Parts(*(_set(samples, key) for key in OFFICIAL_SETS)))
+    return split_of(name, protocol, samples, Parts(*(_set(samples, key) for key in OFFICIAL_SETS)))
 
 
 def _within(name: str, groups: Sequence[str], samples: Samples, root: Path) -> Split:
@@ -253,46 +192,6 @@ _FORMS = (
     *("paper", "official", "random-0", "random-8-2-0", "prompt-0", "ipce-01"),
     *("unseen-GENERATOR", "all"),
 )
-
-
-def _split(name: str, protocol: str, samples: Samples, parts: Parts, *extra: str) -> Split:
-    """Return the split with the caveats that the data give it."""
-    caveats = (*_shared_prompts(samples, parts.train, parts.test), *extra, *samples.caveats)
-    return Split(name, protocol, caveats, *parts)
-
-
-def _shared_prompts(samples: Samples, train: Rows, test: Rows) -> tuple[str, ...]:
-    """Say how many test prompts training has seen."""
-    if samples.photographs:
-        return ()
-    overlap = prompt_overlap(samples, train, test)
-    if overlap is None:
-        return ("prompts are unknown, so training and test may share them",)
-    if overlap == 0:
-        return ()
-    if overlap == 1:
-        return ("every test prompt also occurs in training: expect less on new prompts",)
-    share = f"{100 * overlap:.1f} %"
-    return (f"{share} of the test images have a prompt that also occurs in training",)
-
-
-def _apart(split: Split, samples: Samples) -> Split:
-    """Return a split by prompt after a look whether it is one.
-
-    Raises:
-        DataError: a prompt occurs in two parts.
-    """
-    prompts = samples.groups[PROMPT]
-    for one, other in combinations(("train", "val", "test"), 2):
-        first, second = ({prompts[i] for i in getattr(split, part)} for part in (one, other))
-        shared = first & second
-        if shared:
-            raise DataError(
-                f"split {split.name}: {len(shared)} prompts occur in {one} and {other}: "
-                f"{some(sorted(shared))}",
-                remedy="the list and the annotations do not belong together",
-            )
-    return split
 
 
 def _prompts(samples: Samples) -> Sequence[str]:
