@@ -18,6 +18,7 @@ from typing import Any
 
 from ma_agiqa import checkpoints
 from ma_agiqa.presets import MODELS
+from ma_agiqa.training.fitting import FITTED
 
 FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
 
@@ -36,7 +37,13 @@ def main() -> None:
     paper = json.loads(options.report.read_text(encoding="utf-8"))
     disjoint = reports_of(json.loads(options.grid.read_text(encoding="utf-8")))
     highest = trained.score_quantiles[-1]
-    text = sections(line, paper, disjoint, highest=highest)
+    alone = (options.run / FITTED).is_dir()
+    shared = (
+        ""
+        if alone
+        else ";\n  descriptions of the pictures, shared with other runs, may not be in it"
+    )
+    text = sections(line, paper, disjoint, highest=highest, shared=shared)
     directory = MODELS["compact"].directory
     assert directory is not None
     checkpoints.save(directory, model, config, card=written.split("```", 1)[0] + text)
@@ -56,12 +63,13 @@ def sections(
     disjoint: list[dict[str, Any]],
     *,
     highest: float,
+    shared: str,
 ) -> str:
     """Return the parts of the card that only a finished, evaluated fit can fill."""
     machine = paper["environment"]["hardware"]
     srcc = [report["metrics"]["srcc"]["value"] for report in disjoint]
     minutes = line["seconds"] / 60
-    return f"""- The run took {minutes:.0f} minutes on {machine}, other work beside it.
+    return f"""- The run took {minutes:.0f} minutes on {machine}, other work beside it{shared}.
 
 ## Measured
 
