@@ -149,7 +149,11 @@ def test_pictures_and_copies_are_remembered_and_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"origin_rank": 0}, {"fall": 1.5}, {"copies": -1}, {"doubt": 0.0}]
+    "wrong",
+    [
+        *({"rank": 0}, {"origin_rank": 0}, {"fall": 1.5}, {"doubt": 0.0}),
+        *({"copies": -1}, {"alike": -1}),
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
