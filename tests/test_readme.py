@@ -20,7 +20,7 @@ import pytest
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SHORT = ["--set", "copies=1", "--set", "steps=2", "--set", "rank=16"]
+SHORT = ["--set", "copies=0", "--set", "alike=1", "--set", "steps=2", "--set", "rank=16"]
 
 
 def blocks(language: str) -> list[str]:
