@@ -76,6 +76,23 @@ def test_every_kind_of_model_is_judged_on_the_same_splits(desk: Path) -> None:
     )
 
 
+def test_models_are_chosen_on_validation_without_a_look_at_the_test_part(desk: Path) -> None:
+    done = benchmark(desk, HEAD, 'part = "val"\n', A, PROBE, PEER)
+    found = results(desk)
+    samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
+    for cell in found["cells"]:
+        (judgement,) = cell["judgements"]
+        split = splits.resolve(judgement["split"], samples, desk)
+        assert judgement["report"]["part"] == "val"
+        assert judgement["report"]["n"] == len(split.part("val")) != len(split.part("test"))
+    assert all(len(c["per_split"]) == 2 for c in found["summary"]["comparisons"])
+    assert "figures to choose by, not to report" in done.stdout
+    assert "figures to choose by" in (desk / "out/results.html").read_text()
+    keys = {path.name for path in (desk / "out/cells").iterdir()}
+    benchmark(desk, HEAD, A, PROBE, PEER)  # the test part: other cells
+    assert len({path.name for path in (desk / "out/cells").iterdir()} - keys) == len(keys)
+
+
 def test_a_row_holds_median_and_range_of_its_cells(desk: Path) -> None:
     benchmark(desk, HEAD.replace("cross = true", ""), A.replace("0..1", "0..2"), PROBE)
     found = results(desk)

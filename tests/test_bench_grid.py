@@ -109,6 +109,7 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
         (["seeds = [1, 1]\n", A, PROBE], "seeds must be given once each"),
         (["seeds = ['one']\n", A, PROBE], "seeds: expected int, got 'one'"),
         (["resamples = 5\n", A, PROBE], "at least 100, got 5"),
+        (["part = 'train'\n", A, PROBE], "part must be test or val, got 'train'"),
         (["cross = 1\n", A, PROBE], "cross: expected bool, got 1"),
         ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
         ([A, PROBE.replace('"probe"\nstore', '["probe"]\nstore')], r"no kind \['probe'\]"),

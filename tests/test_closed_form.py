@@ -133,10 +133,14 @@ def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
         )
 
 
-@pytest.mark.parametrize("origins", [(), ["one"] * 30])
-def test_one_generator_tells_nothing(origins: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("origins", "rank"), [((), 112), (["one"] * 30, 112), (["one", "two"] * 15, 0)]
+)
+def test_generators_are_not_asked_for_where_one_made_all_or_where_told_not_to(
+    origins: list[str], rank: int
+) -> None:
     values, severity, scores = described(30, 1)
-    recipe = ClosedForm(copies=1, steps=2, rank=8)
+    recipe = ClosedForm(copies=1, steps=2, rank=8, origin_rank=rank)
     expert, _ = fit(values, severity, scores, recipe, low=0.0, origins=origins)
     assert expert.origin is None
 
@@ -151,7 +155,7 @@ def test_pictures_and_copies_are_remembered_and_counted() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"rank": 0}, {"origin_rank": 0}, {"fall": 1.5}, {"doubt": 0.0}),
+        *({"rank": 0}, {"origin_rank": -1}, {"fall": 1.5}, {"doubt": 0.0}),
         *({"copies": -1}, {"alike": -1}),
     ],
 )

@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """A model on the test part of one split; `report` is as `EvaluationReport.to_dict`."""
+    """A model on the judged part of one split; `report` is as `EvaluationReport.to_dict`."""
 
     data: str
     split: str
@@ -122,6 +122,8 @@ def _cell(
         "others": [[other.name, other.digest, next(iter(other.splits))] for other in others],
         "version": __version__,
     }
+    if grid.part != "test":
+        settings["part"] = grid.part
     return Cell(model, data, split, seed, others, settings)
 
 

@@ -1,6 +1,6 @@
-"""How each kind of model comes to predictions on the test part of a split.
+"""How each kind of model comes to predictions on the judged part of a split.
 
-What does not learn here (a directory, a peer) scores the tested images of a data set once; all
+What does not learn here (a directory, a peer) scores the judged images of a data set once; all
 splits share those scores, kept in OUT/scores. Trainings keep their runs in OUT/runs and go on
 after a kill.
 """
@@ -23,7 +23,6 @@ from ma_agiqa.bench.cells import Cell, Judgement, judgement
 from ma_agiqa.bench.material import Material
 from ma_agiqa.bench.models import DirectorySpec, PeerSpec, ProbeSpec, ScoresSpec, TrainSpec
 from ma_agiqa.data.samples import require_images
-from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import protocol
 from ma_agiqa.evaluation.probe import features_of, fit_probe
@@ -72,14 +71,14 @@ def _directory(cell: Cell, bench: Bench) -> Outcome:
             store=spec.store,
             lmm=spec.lmm,
         )
-        tested = cell.data.tested()
-        return dict(zip(tested.name, protocol.predict(scorer, tested).tolist(), strict=True))
+        judged = cell.data.judged_anywhere()
+        return dict(zip(judged.name, protocol.predict(scorer, judged).tolist(), strict=True))
 
     scores = _once(cell, bench, score)
     report = _report(cell.data, cell.split, scores, cell, bench)
     config = checkpoints.read_config(presets.find(spec.model, revision=spec.revision))
     seen = protocol.seen_in_training(
-        config, cell.data.samples, cell.data.splits[cell.split].part("test"), cell.data.spec.root
+        config, cell.data.samples, cell.data.judged(cell.split), cell.data.spec.root
     )
     report = dataclasses.replace(report, caveats=(*report.caveats, *seen))
     return [judgement(cell.data, report)], {}
@@ -90,12 +89,12 @@ def _peer(cell: Cell, bench: Bench) -> Outcome:
     assert isinstance(spec, PeerSpec)
 
     def score() -> dict[str, Any]:
-        tested = cell.data.tested()
-        require_images(tested)
+        judged = cell.data.judged_anywhere()
+        require_images(judged)
         peer = peers.Peer(spec.metric, device=bench.device)
         values = {
             name: peer(images.read_bytes(path), name=str(path))
-            for name, path in zip(tested.name, tested.path, strict=True)
+            for name, path in zip(judged.name, judged.path, strict=True)
         }
         return {"values": values, "lower_is_better": peer.lower_is_better}
 
@@ -114,6 +113,7 @@ def _scores(cell: Cell, bench: Bench) -> Outcome:
         spec.file,
         cell.data.samples,
         cell.data.splits[cell.split],
+        cell.data.part,
         lower_is_better=spec.lower_is_better,
         target=cell.data.target,
         model=spec.name,
@@ -129,8 +129,8 @@ def _probe(cell: Cell, bench: Bench) -> Outcome:
     split = cell.data.splits[cell.split]
     fitted = fit_probe(store, cell.data.samples, split, target=cell.data.target, vectors=vectors)
 
-    def predict(data: Material, tested: Split) -> NDArray[np.float64]:
-        chosen = data.samples.subset(tested.part("test"))
+    def predict(data: Material, split: str) -> NDArray[np.float64]:
+        chosen = data.samples.subset(data.judged(split))
         return fitted.predict(features_of(store, chosen, vectors))
 
     return list(_own_and_others(cell, bench, predict)), fitted.to_dict()
@@ -165,8 +165,8 @@ def _train(cell: Cell, bench: Bench) -> Outcome:
     directory = train(request, observer=bench.observer)
     scorer = inference.load(directory, device=bench.device, store=spec.store)
 
-    def predict(other: Material, tested: Split) -> NDArray[np.float64]:
-        return protocol.predict(scorer, other.samples.subset(tested.part("test")))
+    def predict(other: Material, split: str) -> NDArray[np.float64]:
+        return protocol.predict(scorer, other.samples.subset(other.judged(split)))
 
     return list(_own_and_others(cell, bench, predict)), {"model": str(directory)}
 
@@ -181,19 +181,19 @@ RUNNERS: dict[str, Callable[[Cell, Bench], Outcome]] = {
 
 
 def _own_and_others(
-    cell: Cell, bench: Bench, predict: Callable[[Material, Split], NDArray[np.float64]]
+    cell: Cell, bench: Bench, predict: Callable[[Material, str], NDArray[np.float64]]
 ) -> Iterator[Judgement]:
-    """Judge on the cell's own test part, then on that of the first split of each other set."""
+    """Judge on the cell's own split, then on the first split of each other data set."""
     places = [(cell.data, cell.split), *((o, next(iter(o.splits))) for o in cell.others)]
     for data, name in places:
-        report = _judged(data, name, predict(data, data.splits[name]), cell, bench)
+        report = _judged(data, name, predict(data, name), cell, bench)
         yield judgement(data, report)
 
 
 def _report(
     data: Material, split: str, scores: Mapping[str, float], cell: Cell, bench: Bench
 ) -> EvaluationReport:
-    chosen = data.samples.subset(data.splits[split].part("test"))
+    chosen = data.samples.subset(data.judged(split))
     return _judged(data, split, scores_of(scores, chosen, source=bench.out), cell, bench)
 
 
@@ -203,7 +203,7 @@ def _judged(
     return evaluate_predictions(
         data.samples,
         data.splits[split],
-        "test",
+        data.part,
         pred,
         target=data.target,
         model=cell.model.name,
@@ -212,7 +212,7 @@ def _judged(
 
 
 def _once(cell: Cell, bench: Bench, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return scores of all tested images of a data set, from OUT/scores where they are."""
+    """Return scores of all judged images of a data set, from OUT/scores where they are."""
     same = {k: v for k, v in cell.settings.items() if k not in ("split", "resamples", "others")}
     same["tested"] = list(cell.data.splits)
     shared = dataclasses.replace(cell, split="all", settings=same)
@@ -225,6 +225,6 @@ def _once(cell: Cell, bench: Bench, compute: Callable[[], dict[str, Any]]) -> di
         pass  # not there, or damaged by other hands: compute
     scores = compute()
     if not scores:
-        raise UsageError(f"{cell.data.name} has no tested images")
+        raise UsageError(f"{cell.data.name} has no images in the {cell.data.part} part")
     write_atomically(path, json.dumps({"settings": same, "scores": scores}, indent=1) + "\n")
     return scores

@@ -4,6 +4,7 @@
     baseline = "name of a model"  against which every other is tested; optional
     seeds = [0, 1, 2]             of trainings; other kinds do not depend on one
     resamples = 1000              of every bootstrap
+    part = "test"                 "val" to choose between models without a look at the test part
     cross = true                  also judge what learned on one data set on the others
 
     [[data]]       data = name or table, root, splits; optional name, target, *_column
@@ -71,6 +72,7 @@ class Grid:
     Attributes:
         source: the TOML file.
         models: in the order of the table to be, ablations written out.
+        part: of each split, on which everything is judged: `test` or `val`.
     """
 
     source: Path
@@ -80,6 +82,7 @@ class Grid:
     baseline: str | None = None
     seeds: tuple[int, ...] = (0,)
     resamples: int = 1000
+    part: str = "test"
     cross: bool = False
 
 
@@ -92,6 +95,7 @@ class _Top:
     baseline: str | None = None
     seeds: tuple[int, ...] = field(default=(0,))
     resamples: int = 1000
+    part: str = "test"
     cross: bool = False
 
 
@@ -118,6 +122,7 @@ def read_grid(path: str | Path) -> Grid:
         baseline=top.baseline,
         seeds=top.seeds,
         resamples=top.resamples,
+        part=top.part,
         cross=top.cross,
     )
 
@@ -184,6 +189,8 @@ def _check_names(
         raise UsageError(f"baseline {top.baseline!r} is no model{known}", path=path)
     if not top.seeds or len(set(top.seeds)) < len(top.seeds):
         raise UsageError(f"seeds must be given once each, got {list(top.seeds)}", path=path)
+    if top.part not in ("test", "val"):
+        raise UsageError(f"part must be test or val, got {top.part!r}", path=path)
     if top.resamples < 100:
         raise UsageError(f"resamples must be at least 100, got {top.resamples}", path=path)
     for spec in models:

@@ -13,7 +13,10 @@ from ma_agiqa.bench.summary import Comparison, Figure, Row, Summary
 
 def markdown(summary: Summary) -> str:
     """Return the whole text."""
-    parts = [f"# {summary.title}", *(_section(summary, place) for place in places(summary.rows))]
+    parts = [f"# {summary.title}"]
+    if summary.part != "test":
+        parts.append(VALIDATION)
+    parts += [_section(summary, place) for place in places(summary.rows)]
     if summary.cross:
         parts.append("## Trained on one data set, judged on another")
         parts.append(table(CROSS_HEAD, (cross_cells(row) for row in summary.cross)))
@@ -34,6 +37,10 @@ COMPARISON_HEAD = ("model", "data", "splits", "difference of SRCC", "95 % interv
 COMPARED = (
     "Difference of SRCC, model less baseline, on the same images. p is two-sided and not "
     "corrected for the {count} comparisons made."
+)
+VALIDATION = (
+    "Judged on the validation part: figures to choose by, not to report. What a model itself "
+    "chose on that part (an epoch, a strength) flatters it."
 )
 LEGEND = (
     "Of several runs: the median, the range over runs, and the median of each run's bootstrap "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ma_agiqa import presets
 from ma_agiqa.bench import peers
@@ -43,6 +44,7 @@ class Material:
     Attributes:
         target: the human score that counts.
         splits: by name, in the order of the grid.
+        part: of each split, on which models are judged.
         digest: of names and scores.
     """
 
@@ -50,6 +52,7 @@ class Material:
     samples: Samples
     target: str
     splits: dict[str, Split]
+    part: str
     digest: str
 
     @property
@@ -57,9 +60,13 @@ class Material:
         """What results call it."""
         return self.spec.name
 
-    def tested(self) -> Samples:
-        """Return the images that are in the test part of any split, ascending."""
-        rows = [split.part("test") for split in self.splits.values()]
+    def judged(self, split: str) -> NDArray[np.int64]:
+        """Return the rows of the images on which models are judged on a split."""
+        return self.splits[split].part(self.part)
+
+    def judged_anywhere(self) -> Samples:
+        """Return the images on which models are judged on any split, ascending."""
+        rows = [self.judged(split) for split in self.splits]
         return self.samples.subset(np.unique(np.concatenate(rows)))
 
 
@@ -70,11 +77,11 @@ def gather(grid: Grid) -> tuple[list[Material], dict[str, str]]:
         UsageError: an unknown data set, split, target, model, question or measure.
         DataError, FeatureError, ModelError: something named is missing or damaged.
     """
-    materials = [_material(spec) for spec in grid.data]
+    materials = [_material(spec, grid.part) for spec in grid.data]
     return materials, {spec.name: _digest(spec, materials) for spec in grid.models}
 
 
-def _material(spec: DataSpec) -> Material:
+def _material(spec: DataSpec, part: str) -> Material:
     samples = registry.load(spec.data, spec.root, spec.columns)
     target = spec.target or next(iter(samples.targets))
     scores = samples.target(target)
@@ -84,6 +91,7 @@ def _material(spec: DataSpec) -> Material:
         samples=samples,
         target=target,
         splits={name: splits.resolve(name, samples, spec.root) for name in spec.splits},
+        part=part,
         digest=_sha(content.encode()),
     )
 
@@ -126,7 +134,7 @@ def _scores_digest(spec: ScoresSpec, materials: Sequence[Material]) -> str:
     scores = read_scores(spec.file)
     for material in materials:
         if spec.data in (None, material.name):
-            scores_of(scores, material.tested(), source=spec.file)
+            scores_of(scores, material.judged_anywhere(), source=spec.file)
     return _file_sha(spec.file)
 
 

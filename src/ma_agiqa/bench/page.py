@@ -31,6 +31,8 @@ th,td{border-color:#444}tr.printed,small{color:#999}}
 def page(summary: Summary, environment: Mapping[str, Any], command: str) -> str:
     """Return the page."""
     parts = [f"<h1>{escape(summary.title)}</h1>"]
+    if summary.part != "test":
+        parts.append(f"<p>{escape(md.VALIDATION)}</p>")
     for place in md.places(summary.rows):
         parts += _section(summary, place)
     if summary.cross:

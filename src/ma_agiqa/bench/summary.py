@@ -81,9 +81,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that the written results hold."""
+    """All that the written results hold.
+
+    Attributes:
+        part: of each split, on which models were judged.
+        published: none beside figures of a validation part, for nobody prints those.
+    """
 
     title: str
+    part: str
     rows: tuple[Row, ...]
     cross: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
@@ -97,6 +103,7 @@ def summarise(outcome: Outcome) -> Summary:
     registry_names = {material.samples.dataset for material in outcome.materials}
     return Summary(
         title=outcome.grid.title,
+        part=outcome.grid.part,
         rows=tuple(_rows(outcome)),
         cross=tuple(_cross(outcome, names)) if outcome.grid.cross else (),
         comparisons=tuple(_comparisons(outcome)),
@@ -105,7 +112,9 @@ def summarise(outcome: Outcome) -> Summary:
             for result in outcome.results
             if result.error is not None
         ),
-        published=tuple(row for row in PUBLISHED if row.data in registry_names),
+        published=tuple(
+            row for row in PUBLISHED if row.data in registry_names and outcome.grid.part == "test"
+        ),
     )
 
 
@@ -243,27 +252,27 @@ def _compared(
     pairs: dict[str, tuple[Floats, Floats]],
 ) -> Comparison:
     mos = material.samples.target(material.target)
-    tests = {split: material.splits[split].part("test") for split in pairs}
+    judged = {split: mos[material.judged(split)] for split in pairs}
     per_split = {
-        split: paired_bootstrap(mos[tests[split]], ours, theirs, resamples=outcome.grid.resamples)
+        split: paired_bootstrap(judged[split], ours, theirs, resamples=outcome.grid.resamples)
         for split, (ours, theirs) in pairs.items()
     }
     over = None
     if len(pairs) > 1:
         differences = [
-            mean_srcc(mos[tests[s]], ours) - mean_srcc(mos[tests[s]], theirs)
+            mean_srcc(judged[s], ours) - mean_srcc(judged[s], theirs)
             for s, (ours, theirs) in pairs.items()
         ]
         over = corrected_t(
             np.array(differences),
             train=float(np.mean([len(material.splits[s].train) for s in pairs])),
-            test=float(np.mean([len(rows) for rows in tests.values()])),
+            test=float(np.mean([len(scores) for scores in judged.values()])),
         )
     return Comparison(model, baseline, material.name, protocol, over, per_split)
 
 
 def _predictions(outcome: Outcome, model: str, data: str, split: str) -> Floats:
-    """Return predictions (K, n) of every seed that has them, in the order of the test part."""
+    """Return predictions (K, n) of every seed that has them, in the order of the judged part."""
     rows = [
         result.judgements[0].pred
         for result in outcome.results

@@ -53,7 +53,7 @@ class ClosedForm:
             with full severity.
         doubt: how many times noisier the target of a view is than a human score.
         rank: coordinates by which pictures are remembered.
-        origin_rank: the same for telling generators apart.
+        origin_rank: the same for telling generators apart; with 0 they are not asked for.
         steps: of the descent that weighs the groups of statistics.
         learning_rate: of that descent, in logarithms of the weights.
     """
@@ -68,11 +68,14 @@ class ClosedForm:
     learning_rate: float = 0.15
 
     def __post_init__(self) -> None:
-        for name in ("rank", "origin_rank", "learning_rate", "doubt"):
+        for name in ("rank", "learning_rate", "doubt"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
-        if min(self.alike, self.copies, self.steps) < 0 or not 0 <= self.fall <= 1:
-            raise UsageError("recipe: alike, copies, steps must not be negative, fall in [0, 1]")
+        for name in ("alike", "copies", "origin_rank", "steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"recipe: {name} must not be negative: {getattr(self, name)}")
+        if not 0 <= self.fall <= 1:
+            raise UsageError(f"recipe: fall must lie in [0, 1], got {self.fall}")
 
 
 def fit(
@@ -100,7 +103,8 @@ def fit(
     views = statistics.shape[1]
     groups = dict(GROUPS)
     origin = None
-    if names := sorted(set(origins)) if len(set(origins)) > 1 else []:
+    names = sorted(set(origins))
+    if recipe.origin_rank and len(names) > 1:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
         made_by = made_by[:, None].expand(-1, views, -1)  # another view too
         origin, factor, _ = _regress(statistics, made_by, groups, recipe, rank=recipe.origin_rank)
