@@ -214,6 +214,69 @@ def test_a_peer_names_what_fails_and_a_second_run_computes_only_that(
     assert not list(desk.glob("*.partial"))
 
 
+def gives_up_on_the_darkest(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    """Make the measure give no number for one picture; return its name."""
+    from PIL import Image
+
+    means = {p.name: np.asarray(Image.open(p)).mean() for p in folder.iterdir()}
+    darkest = min(means, key=means.__getitem__)
+    level = (means[darkest] + 1e-3) / 255
+    measure = Measure.__call__
+
+    def call(self: Measure, pixels: torch.Tensor) -> torch.Tensor:
+        value = measure(self, pixels)
+        return value if float(value) > level else value / 0 - value / 0
+
+    monkeypatch.setattr(Measure, "__call__", call)
+    return f"{folder.name}/{darkest}"
+
+
+def test_where_a_peer_has_no_number_the_worst_score_stands_if_asked_for(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = gives_up_on_the_darkest(monkeypatch, desk / "a")
+    out = desk / "niqe.csv"
+    words = ["peer", "niqe", "--data", desk / "a.csv", "--root", desk, "--out", out]
+    plain = run(*words)
+    assert plain.exit_code == 1
+    assert f"failed: {name}: niqe gave nan" in plain.stderr
+    assert name not in read_scores(out)
+
+    (desk / "a/7.png").write_bytes(b"no picture")
+    done = run(*words, "--fill-worst")
+    assert done.exit_code == 1  # a file that cannot be read is no matter of the measure
+    assert f"the worst score: {name}: niqe gave nan" in done.stderr
+    assert "failed: a/7.png" in done.stderr
+    scores = read_scores(out)
+    assert "a/7.png" not in scores
+    assert scores[name] == max(scores.values())  # lower is better here
+    assert tuple(scores) == tuple(n for n in samples_of(desk).name if n != "a/7.png")
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_a_grid_says_where_a_peer_has_no_number(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch, fill: bool
+) -> None:
+    name = gives_up_on_the_darkest(monkeypatch, desk / "a")
+    rule = f"fill_worst = {str(fill).lower()}\n"
+    entry = f'[[model]]\nname = "N"\nkind = "peer"\nmetric = "niqe"\n{rule}'
+    data = bench_desk.DATA.format(name="a").replace("random-0..1", "all")
+    grid = bench_desk.grid(desk, "resamples = 100\n", data, entry)
+    done = run("benchmark", grid, "--out", desk / "out", "--device", "cpu")
+    assert done.exit_code == (0 if fill else 1)
+    said = "niqe gives no number for 1 of these images: they count as the worst"
+    assert (said if fill else f"{name}: niqe gave nan") in done.stdout
+
+
+def test_a_library_that_a_peer_needs_is_named(desk: Path, pyiqa: types.ModuleType) -> None:
+    def absent(name: str, device: str) -> Any:
+        raise ModuleNotFoundError("No module named 'pkg_resources'")
+
+    pyiqa.create_metric = absent  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"brisque: pyiqa cannot open it: .*'pkg_resources'"):
+        peers.Peer("brisque")
+
+
 def test_a_peer_writes_csv_only(desk: Path, pyiqa: types.ModuleType) -> None:
     done = run("peer", "brisque", "--data", desk / "a.csv", "--root", desk, "--out", "x.json")
     assert done.exit_code == 2

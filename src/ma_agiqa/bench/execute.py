@@ -22,6 +22,7 @@ from ma_agiqa.bench import peers, stores
 from ma_agiqa.bench.cells import Cell, Judgement, judgement
 from ma_agiqa.bench.material import Material
 from ma_agiqa.bench.models import DirectorySpec, PeerSpec, ProbeSpec, ScoresSpec, TrainSpec
+from ma_agiqa.bench.peers import NoScoreError, filled
 from ma_agiqa.data.samples import require_images
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import protocol
@@ -92,17 +93,28 @@ def _peer(cell: Cell, bench: Bench) -> Outcome:
         judged = cell.data.judged_anywhere()
         require_images(judged)
         peer = peers.Peer(spec.metric, device=bench.device)
-        values = {
-            name: peer(images.read_bytes(path), name=str(path))
-            for name, path in zip(judged.name, judged.path, strict=True)
+        values, without = {}, []
+        for name, path in zip(judged.name, judged.path, strict=True):
+            try:
+                values[name] = peer(images.read_bytes(path), name=str(path))
+            except NoScoreError:
+                if not spec.fill_worst:
+                    raise
+                without.append(name)
+        return {
+            "values": filled(values, without, lower_is_better=peer.lower_is_better),
+            "without": without,
+            "lower_is_better": peer.lower_is_better,
         }
-        return {"values": values, "lower_is_better": peer.lower_is_better}
 
     found = _once(cell, bench, score)
     negated = bool(found["lower_is_better"])
     scores = {name: -value if negated else value for name, value in found["values"].items()}
     report = _report(cell.data, cell.split, scores, cell, bench)
     told = with_direction(report, negated=negated)
+    if count := len(set(report.names) & set(found["without"])):
+        note = f"{spec.metric} gives no number for {count} of these images: they count as the worst"
+        told = dataclasses.replace(told, caveats=(*told.caveats, note))
     return [judgement(cell.data, told)], {"lower_is_better": negated}
 
 

@@ -104,13 +104,19 @@ class ScoresSpec:
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """A measure of pyiqa; whether lower is better is what the library says."""
+    """A measure of pyiqa; whether lower is better is what the library says.
+
+    Attributes:
+        fill_worst: whether an image for which it gives no number gets the worst of the other
+            scores; without it such an image makes the cell fail.
+    """
 
     kind: ClassVar[str] = "peer"
     learns: ClassVar[bool] = False
 
     name: str
     metric: str
+    fill_worst: bool = False
 
 
 ModelSpec: TypeAlias = DirectorySpec | TrainSpec | ProbeSpec | ScoresSpec | PeerSpec

@@ -8,13 +8,14 @@ What this file does not do: judge them (`evaluation/scores.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from ma_agiqa import images
-from ma_agiqa.errors import MAAGIQAError, MissingExtraError, ModelError, UsageError
+from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.text import hint
 
 PEERS = {
@@ -24,6 +25,10 @@ PEERS = {
     "clipiqa": "CLIP's choice between good and bad photo (Wang 2023)",
 }
 """Name in pyiqa -> what it is. Other names of pyiqa's measures without reference work too."""
+
+
+class NoScoreError(ImageError):
+    """A measure gives no number for an image that can be read."""
 
 
 def version(metric: str) -> str:
@@ -36,7 +41,9 @@ def version(metric: str) -> str:
     pyiqa = _library()
     known = list(pyiqa.list_models(metric_mode="NR"))
     if metric not in known:
-        shown = hint(metric, [*PEERS, *(name for name in known if name not in PEERS)][:20], "")
+        shown = hint(
+            metric, [*PEERS, *(name for name in known if name not in PEERS)][:20], "it has"
+        )
         raise UsageError(f"pyiqa has no measure {metric!r} without reference{shown}")
     return f"{metric} of pyiqa {metadata.version('pyiqa')}"
 
@@ -51,7 +58,7 @@ class Peer:
 
     Raises:
         MissingExtraError, UsageError: as `version`.
-        ModelError: its weights cannot be had.
+        ModelError: its weights, or another library that it needs, cannot be had.
     """
 
     def __init__(self, metric: str, *, device: str = "cpu") -> None:
@@ -60,6 +67,8 @@ class Peer:
         self._device = device
         try:
             self._measure = _library().create_metric(metric, device=device)
+        except ImportError as error:
+            raise ModelError(f"pyiqa cannot open it: {error}", path=metric) from error
         except (OSError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"its weights cannot be had: {error}",
@@ -72,7 +81,8 @@ class Peer:
         """Return the raw score of an encoded image; `name` is what errors call it.
 
         Raises:
-            MAAGIQAError: the image cannot be read or judged.
+            ImageError: the image cannot be read.
+            NoScoreError: the measure gives no number for it.
         """
         import torch
 
@@ -82,10 +92,22 @@ class Peer:
             with torch.inference_mode():
                 value = float(self._measure(pixels.to(self._device)))
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise MAAGIQAError(f"{self.metric} failed: {error}", path=name) from error
+            raise NoScoreError(f"{self.metric} failed: {error}", path=name) from error
         if not np.isfinite(value):
-            raise MAAGIQAError(f"{self.metric} gave {value}", path=name)
+            raise NoScoreError(f"{self.metric} gave {value}", path=name)
         return value
+
+
+def filled(
+    scores: Mapping[str, float], without: Iterable[str], *, lower_is_better: bool
+) -> dict[str, float]:
+    """Return the scores, and for each name in `without` the worst of them.
+
+    A measure of naturalness gives up on pictures that are mostly flat. Left out, they would make
+    its figures better than it is.
+    """
+    worst = max if lower_is_better else min
+    return {**scores, **{name: worst(scores.values()) for name in without}} if scores else {}
 
 
 def _library() -> Any:

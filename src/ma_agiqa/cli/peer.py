@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from ma_agiqa.data.samples import Samples
 
 Metric = Annotated[str, typer.Argument(help="Such as brisque, niqe, ilniqe, clipiqa.")]
+FillWorst = Annotated[
+    bool,
+    typer.Option(
+        "--fill-worst",
+        help="Give images for which the measure has no number the worst of the other scores.",
+    ),
+]
 Csv = Annotated[Path, typer.Option("--out", help="CSV of name and score to write.")]
 
 
@@ -32,6 +39,7 @@ def peer(
     quiet: options.Quiet = False,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
+    fill_worst: FillWorst = False,
 ) -> None:
     """Score a data set with a published measure through pyiqa, as CSV of name and score.
 
@@ -42,7 +50,7 @@ def peer(
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
     from ma_agiqa import devices
-    from ma_agiqa.bench.peers import Peer
+    from ma_agiqa.bench.peers import Peer, filled
     from ma_agiqa.data import registry
     from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.evaluation.scores import write_scores
@@ -52,19 +60,24 @@ def peer(
     tables.check_output(out)
     samples = registry.load(data, root, TableColumns(image_column, score_column))
     measure = Peer(metric, device=str(devices.resolve(device)))
-    scores, failed = {}, 0
+    scores: dict[str, float] = {}
+    without, failed = [], 0
     with (
         closing(Journal(out, model=measure.version)) as journal,
         progress(lambda: len(samples), title=metric, quiet=quiet) as advance,
     ):
-        for row in _rows(samples, measure, journal):
+        for row, readable in _rows(samples, measure, journal):
             if row["error"] is None:
                 scores[row["path"]] = row["score"]
+            elif fill_worst and readable:
+                without.append(row["path"])
+                typer.echo(f"the worst score: {row['path']}: {row['error']}", err=True)
             else:
                 failed += 1
                 typer.echo(f"failed: {row['path']}: {row['error']}", err=True)
             advance()
-        write_scores(out, scores)
+        found = filled(scores, without, lower_is_better=measure.lower_is_better)
+        write_scores(out, {name: found[name] for name in samples.name if name in found})
         if failed:
             typer.echo(f"{failed} failed; a second run computes only those", err=True)
             raise typer.Exit(exits.SOME_FAILED)
@@ -73,15 +86,19 @@ def peer(
     typer.echo(better if measure.lower_is_better else "higher is better", err=True)
 
 
-def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[Row]:
-    """Yield a row for each image, from an earlier run where its content is the same."""
+def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[Row, bool]]:
+    """Yield a row for each image, from an earlier run where its content is the same.
+
+    Beside it, whether the image itself could be read.
+    """
+    from ma_agiqa.bench.peers import NoScoreError
     from ma_agiqa.features.content import content_hash
     from ma_agiqa.images import read_bytes
     from ma_agiqa.lookahead import reason
 
     for name, path in zip(samples.name, samples.path, strict=True):
         row: Row | None = None
-        sha256 = None
+        sha256, readable = None, True
         try:
             data = read_bytes(path)
             sha256 = content_hash(data)
@@ -90,6 +107,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[Row]:
             if row is None:
                 row = {"path": name, "score": measure(data, name=name), "error": None}
         except MAAGIQAError as error:
+            readable = isinstance(error, NoScoreError)
             row = {"path": name, "score": None, "error": reason(error)}
         journal.append(sha256, row)
-        yield row
+        yield row, readable
