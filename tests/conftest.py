@@ -66,6 +66,14 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def twelve(tmp_path: Path) -> list[Path]:
+    """Twelve pictures of several sizes, those of one size not all in a row."""
+    from tiny_scorer import write_pictures
+
+    return write_pictures(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random checkpoint of one family of LMMs, where all would do."""

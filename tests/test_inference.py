@@ -26,29 +26,23 @@ from tiny_scorer import (
     make_scorer,
     noise,
     values,
-    write_pictures,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> list[Path]:
-    return write_pictures(tmp_path)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (2, 3), (5, 2), (64, 4)])
 def test_score_does_not_depend_on_batch_size_or_workers(
-    folder: list[Path], batch_size: int, workers: int
+    twelve: list[Path], batch_size: int, workers: int
 ) -> None:
-    alone = [float(make_scorer()(path)) for path in folder]
+    alone = [float(make_scorer()(path)) for path in twelve]
     assert np.ptp(alone) > 100 * TOLERANCE  # else the comparison would show nothing
-    together = values(make_scorer(batch_size=batch_size, workers=workers), folder)
+    together = values(make_scorer(batch_size=batch_size, workers=workers), twelve)
     np.testing.assert_allclose(together, alone, rtol=0, atol=TOLERANCE)
 
 
-def test_score_does_not_depend_on_order(folder: list[Path]) -> None:
+def test_score_does_not_depend_on_order(twelve: list[Path]) -> None:
     scorer = make_scorer(batch_size=4)
-    backward = values(scorer, folder[::-1])
-    np.testing.assert_allclose(backward[::-1], values(scorer, folder), rtol=0, atol=TOLERANCE)
+    backward = values(scorer, twelve[::-1])
+    np.testing.assert_allclose(backward[::-1], values(scorer, twelve), rtol=0, atol=TOLERANCE)
 
 
 def test_real_images_score_the_same_alone_and_in_batches(agiqa_3k: Path) -> None:
@@ -64,24 +58,24 @@ def test_real_images_score_the_same_alone_and_in_batches(agiqa_3k: Path) -> None
     np.testing.assert_allclose(shuffled, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_images_of_one_size_share_a_batch_though_others_lie_between(folder: list[Path]) -> None:
+def test_images_of_one_size_share_a_batch_though_others_lie_between(twelve: list[Path]) -> None:
     network = TinyNetwork()
-    list(make_scorer(network, batch_size=4).score(folder))
+    list(make_scorer(network, batch_size=4).score(twelve))
     assert network.batches[0] == (4, 3, 40, 48)
-    assert sum(batch[0] for batch in network.batches) == len(folder)
+    assert sum(batch[0] for batch in network.batches) == len(twelve)
 
 
-def test_batches_are_the_same_in_every_run(folder: list[Path]) -> None:
+def test_batches_are_the_same_in_every_run(twelve: list[Path]) -> None:
     first, second = TinyNetwork(), TinyNetwork()
-    list(make_scorer(first, batch_size=3, workers=1).score(folder))
-    list(make_scorer(second, batch_size=3, workers=4).score(folder))
+    list(make_scorer(first, batch_size=3, workers=1).score(twelve))
+    list(make_scorer(second, batch_size=3, workers=4).score(twelve))
     assert first.batches == second.batches
 
 
-def test_results_keep_input_order_and_name_their_image(folder: list[Path]) -> None:
-    sources = [*folder[:3], noise(99), folder[3].read_bytes()]
+def test_results_keep_input_order_and_name_their_image(twelve: list[Path]) -> None:
+    sources = [*twelve[:3], noise(99), twelve[3].read_bytes()]
     labels = [score.path for score in make_scorer(batch_size=2).score(sources)]
-    assert labels == [*(str(path) for path in folder[:3]), "image[3]", "image[4]"]
+    assert labels == [*(str(path) for path in twelve[:3]), "image[3]", "image[4]"]
 
 
 def test_only_a_bounded_number_of_images_is_taken_ahead() -> None:
@@ -101,8 +95,8 @@ def test_only_a_bounded_number_of_images_is_taken_ahead() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_closing_the_iterator_ends_the_decoding_threads(folder: list[Path]) -> None:
-    results = make_scorer(batch_size=2, workers=3).score(folder)
+def test_closing_the_iterator_ends_the_decoding_threads(twelve: list[Path]) -> None:
+    results = make_scorer(batch_size=2, workers=3).score(twelve)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("ma-agiqa-decode")]
@@ -130,11 +124,11 @@ def test_decoding_runs_beside_the_network() -> None:
     assert met == [True] * 4
 
 
-def test_two_threads_may_share_a_scorer(folder: list[Path]) -> None:
+def test_two_threads_may_share_a_scorer(twelve: list[Path]) -> None:
     scorer = make_scorer(batch_size=3, workers=2)
-    expected = values(scorer, folder)
+    expected = values(scorer, twelve)
     with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(lambda _: values(scorer, folder), range(4)))
+        runs = list(pool.map(lambda _: values(scorer, twelve), range(4)))
     for run in runs:
         np.testing.assert_allclose(run, expected, rtol=0, atol=TOLERANCE)
 

@@ -25,16 +25,10 @@ from tiny_scorer import (
     make_scorer,
     noise,
     values,
-    write_pictures,
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> list[Path]:
-    return write_pictures(tmp_path)
-
-
-def test_a_bad_image_becomes_a_row_with_the_reason(folder: list[Path], tmp_path: Path) -> None:
+def test_a_bad_image_becomes_a_row_with_the_reason(twelve: list[Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     empty.touch()
     text = tmp_path / "text.png"
@@ -43,18 +37,18 @@ def test_a_bad_image_becomes_a_row_with_the_reason(folder: list[Path], tmp_path:
     Image.fromarray(noise(1, 1, 1)).save(small)
     missing = tmp_path / "missing.png"
     bad = [empty, text, small, missing, tmp_path]
-    rows = list(make_scorer(batch_size=2).score([folder[0], *bad, folder[1]]))
-    assert [row.path for row in rows] == [str(p) for p in [folder[0], *bad, folder[1]]]
+    rows = list(make_scorer(batch_size=2).score([twelve[0], *bad, twelve[1]]))
+    assert [row.path for row in rows] == [str(p) for p in [twelve[0], *bad, twelve[1]]]
     assert all(row.score is None and row.percentile is None and row.error for row in rows[1:-1])
     assert "1x1" in (rows[3].error or "")
     assert rows[0].error is None
-    assert rows[-1].score == pytest.approx(float(make_scorer()(folder[1])), abs=TOLERANCE)
+    assert rows[-1].score == pytest.approx(float(make_scorer()(twelve[1])), abs=TOLERANCE)
 
 
-def test_a_file_that_vanishes_while_running_becomes_a_row(folder: list[Path]) -> None:
-    results = make_scorer(batch_size=1, workers=1).score(folder)
+def test_a_file_that_vanishes_while_running_becomes_a_row(twelve: list[Path]) -> None:
+    results = make_scorer(batch_size=1, workers=1).score(twelve)
     first = next(results)
-    folder[-1].unlink()
+    twelve[-1].unlink()
     rows = [first, *results]
     assert [row.error is None for row in rows] == [True] * 11 + [False]
     assert "no such file" in (rows[-1].error or "")
@@ -65,9 +59,9 @@ def test_calling_the_scorer_on_a_bad_image_raises_with_its_name(tmp_path: Path) 
         make_scorer()(tmp_path / "gone.png")
 
 
-def test_an_error_of_the_source_comes_after_the_results_before_it(folder: list[Path]) -> None:
+def test_an_error_of_the_source_comes_after_the_results_before_it(twelve: list[Path]) -> None:
     def source() -> Iterator[Path]:
-        yield from folder[:3]
+        yield from twelve[:3]
         raise DataError("the list is damaged")
 
     results = make_scorer(batch_size=2).score(source())
@@ -101,15 +95,15 @@ class ShortOfMemory(TinyNetwork):
         return super().forward(images)
 
 
-def test_a_batch_too_large_for_memory_is_halved(folder: list[Path]) -> None:
+def test_a_batch_too_large_for_memory_is_halved(twelve: list[Path]) -> None:
     network = ShortOfMemory(room=1)
-    got = values(make_scorer(network, batch_size=4), folder)
+    got = values(make_scorer(network, batch_size=4), twelve)
     assert {batch[0] for batch in network.batches} == {1}
-    np.testing.assert_allclose(got, values(make_scorer(), folder), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(got, values(make_scorer(), twelve), rtol=0, atol=TOLERANCE)
 
 
-def test_an_image_too_large_for_memory_is_an_error_row(folder: list[Path]) -> None:
-    rows = list(make_scorer(ShortOfMemory(room=0), batch_size=4).score(folder[:5]))
+def test_an_image_too_large_for_memory_is_an_error_row(twelve: list[Path]) -> None:
+    rows = list(make_scorer(ShortOfMemory(room=0), batch_size=4).score(twelve[:5]))
     assert ["not enough memory" in (row.error or "") for row in rows] == [True] * 5
 
 

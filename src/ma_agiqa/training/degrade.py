@@ -16,11 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from ma_agiqa.training.recode import recoded
-from ma_agiqa.transforms import to_chw, to_unit
+from ma_agiqa.training.recode import picture_of, recoded, tensor_of
 
 EDITION = 3
 """Grows whenever a degradation changes: descriptions of copies are kept under it."""
@@ -123,9 +121,8 @@ def _coded(
     """Return images as they come back from a codec at the options of each severity."""
     out = []
     for image, strength in zip(images, severity.tolist(), strict=True):
-        pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-        back = recoded(Image.fromarray(pixels), codec, **options(strength))
-        out.append(to_unit(to_chw(np.asarray(back))).to(images))
+        picture = picture_of((image * 255).round().clamp(0, 255).byte())
+        out.append(tensor_of(recoded(picture, codec, **options(strength))).to(images))
     return torch.stack(out)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,9 +35,9 @@ from ma_agiqa.training.degrade import degraded_copy
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.parts import predict, validation_figures
 from ma_agiqa.training.processes import Processes
+from ma_agiqa.training.recode import picture_of, tensor_of
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer
-from ma_agiqa.transforms import to_chw, to_unit
 
 if TYPE_CHECKING:
     from ma_agiqa.training.folder import Run
@@ -139,8 +138,9 @@ def describe(
 def _describe(pixels: Tensor, recipe: ClosedForm, *, rng: np.random.Generator) -> dict[str, Tensor]:
     """Return statistics (1 + c, D) of an image and its views, and the views' severities (c,)."""
     torch.manual_seed(int(rng.integers(2**62)))
-    picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-    views = [_unit(picture), *(_unit(alike.alike(picture, rng=rng)) for _ in range(recipe.alike))]
+    picture = picture_of(pixels)
+    pictures = [picture, *(alike.alike(picture, rng=rng) for _ in range(recipe.alike))]
+    views = [tensor_of(view)[None] for view in pictures]
     severity = [0.0] * recipe.alike
     for _ in range(recipe.copies):
         worse, strength = degraded_copy(views[0], rng=rng)
@@ -149,11 +149,6 @@ def _describe(pixels: Tensor, recipe: ClosedForm, *, rng: np.random.Generator) -
     with torch.inference_mode():
         statistics = torch.cat([statistics_vector(view.to(pixels.device)) for view in views])
     return {"statistics": statistics.cpu().clone(), "severity": torch.tensor(severity)}
-
-
-def _unit(picture: Image.Image) -> Tensor:
-    """Return an RGB picture as (1, 3, H, W) in [0, 1]."""
-    return to_unit(to_chw(np.asarray(picture))[None])
 
 
 def _read(path: Path, *, views: int) -> dict[str, Tensor] | None:
