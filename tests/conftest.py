@@ -75,6 +75,15 @@ def twelve(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random mPLUG-Owl2 in its published layout."""
+    pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
+    import owl_checkpoint
+
+    return owl_checkpoint.write(tmp_path_factory.mktemp("lmm") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random checkpoint of one family of LMMs, where all would do."""
     pytest.importorskip("transformers", reason="needs the extra 'lmm'")

@@ -32,11 +32,6 @@ ASKED = (SHOWN, PLAIN)
 
 
 @pytest.fixture(scope="module")
-def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return owl_checkpoint.write(tmp_path_factory.mktemp("lmm") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def desk(agiqa_3k: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve images of AGIQA-3K with a table of scores and prompts, two prompts in all."""
     folder = tmp_path_factory.mktemp("desk")
