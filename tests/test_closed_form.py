@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.experts.closeness import taking_part
 from ma_agiqa.experts.compact import CompactExpert
-from ma_agiqa.experts.kernel import KernelRegression, limit, matern, squared_distances
+from ma_agiqa.experts.kernel import LIMIT, KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
-from ma_agiqa.training.closed_form import ClosedForm, _left_out, _regress, _standard, _weigh, fit
+from ma_agiqa.training.closed_form import (
+    ClosedForm,
+    _closeness,
+    _left_out,
+    _regress,
+    _standard,
+    _weigh,
+    arguments_of,
+    fit,
+)
 
 
 def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -108,6 +118,43 @@ def test_the_expert_tells_generators_apart_and_the_score_from_both() -> None:
     assert np.corrcoef(expert.judge(values[120:, 0]).numpy(), scores[120:])[0, 1] > 0.9
 
 
+def test_closeness_is_the_mahalanobis_distance_from_the_best_rated() -> None:
+    values, _, scores = described(200, 0)
+    x = values[:, 0]
+    closeness = _closeness(x, torch.from_numpy(scores))
+    told = taking_part(x).numpy()
+    assert told.shape[1] == 48 + 48 + 30
+    # The tails are cut where there are a thousand pictures; here none is.
+    limited = np.clip((told - told.mean(0)) / told.std(0, ddof=1), -LIMIT, LIMIT).astype(float)
+    best = limited[np.argsort(-scores)[:40]]
+    inverse = np.linalg.inv(np.cov(best.T) + 0.5 * np.eye(126))
+    apart = limited - best.mean(0)
+    distance = np.sqrt(np.einsum("ij,jk,ik->i", apart, inverse, apart) / 126)
+    # Float32 statistics and whitening against float64.
+    np.testing.assert_allclose(closeness.log_distance(x).exp(), distance, rtol=1e-4)
+    slope, constant = np.polyfit(np.log(distance), scores, 1)
+    assert slope < 0
+    np.testing.assert_allclose(closeness.line, [constant, slope], rtol=1e-3)
+
+
+def test_closeness_has_its_share_in_the_score() -> None:
+    values, severity, scores = described(60, 1)
+    with_it, without = (
+        fit(values, severity, scores, ClosedForm(copies=1, steps=3, rank=8, share=share), low=0.0)[
+            0
+        ]
+        for share in (0.4, 0.0)
+    )
+    assert without.closeness is None
+    assert with_it.closeness is not None
+    x = values[:, 1]
+    expected = 0.6 * without.judge(x) + 0.4 * with_it.closeness(x)
+    torch.testing.assert_close(with_it.judge(x), expected)
+    again = CompactExpert(**arguments_of(with_it))
+    again.load_state_dict(with_it.state_dict())
+    assert torch.equal(again.eval().judge(x), with_it.judge(x))
+
+
 def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
     values, _, scores = described(14, 2)
     onehot = torch.tensor([[o == n for n in "012"] for o in made_by(scores)]).double()
@@ -156,7 +203,7 @@ def test_pictures_and_copies_are_remembered_and_counted() -> None:
     "wrong",
     [
         *({"rank": 0}, {"origin_rank": -1}, {"fall": 1.5}, {"doubt": 0.0}),
-        *({"copies": -1}, {"alike": -1}),
+        *({"copies": -1}, {"alike": -1}, {"share": 1.5}),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:

@@ -6,7 +6,8 @@ work of each generator that made the rated pictures, then, together with that, i
 likeness to pictures that people rated and to smaller and damaged copies of them. With some two
 thousand rated pictures this learns more than a convolutional network from random weights
 (docs/LOG.md has the comparison), costs a fraction of its operations, and takes an image at its
-own resolution, where noise, blur and artefacts live.
+own resolution, where noise, blur and artefacts live. `closeness.py` has a fixed share in the
+score: how near the picture comes to the best-rated ones, which holds for unknown generators too.
 
 What it does not do: look at meaning, or compare with a prompt.
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import ImageError
+from ma_agiqa.experts.closeness import Closeness
 from ma_agiqa.experts.kernel import KernelRegression
 from ma_agiqa.experts.statistics import MIN_SIDE, WIDTH, statistics_vector
 
@@ -64,6 +66,7 @@ class CompactExpert(nn.Module):
         rank: coordinates each is remembered by.
         origins: generators that pictures may look like; 0 where none were known.
         origin_rank: coordinates by which these are told apart.
+        share: of the score that closeness to the best-rated pictures gives; 0 for none.
 
     Attributes:
         one_by_one: whether each image of a batch is computed alone, so that a scorer may as
@@ -79,8 +82,11 @@ class CompactExpert(nn.Module):
         rank: int = 128,
         origins: int = 0,
         origin_rank: int = 112,
+        share: float = 0.0,
     ) -> None:
         super().__init__()
+        self.share = share
+        self.closeness = Closeness() if share else None
         self.origin: KernelRegression | None = None
         if origins:
             self.origin = KernelRegression(
@@ -112,9 +118,13 @@ class CompactExpert(nn.Module):
 
     def judge(self, statistics_BD: Tensor) -> Tensor:
         """Return the scores (B,) of pictures described by their statistics (B, D)."""
+        told_BD = statistics_BD
         if self.origin is not None:
-            statistics_BD = torch.cat([statistics_BD, self.origin(statistics_BD)], 1)
-        return self.regression(statistics_BD)[:, 0]
+            told_BD = torch.cat([statistics_BD, self.origin(statistics_BD)], 1)
+        score = self.regression(told_BD)[:, 0]
+        if self.closeness is None:
+            return score
+        return torch.lerp(score, self.closeness(statistics_BD), self.share)
 
 
 def cut(images: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ generator made a picture. What it says joins the statistics from which the secon
 score: of a training picture, and of its views, what the first says without that picture, as
 it will speak of pictures it has not seen (stacked generalisation, Wolpert 1992).
 
+Beside them stands the distance from the best-rated pictures, with a fixed share in the score.
+
 Of each regression two things are learned. How much each group of statistics counts, and how
 noisy the targets are, by descending the leave-one-out error of the undamaged pictures, which
 kernel regression gives in closed form (Rasmussen and Williams 2006, section 5.4.2). Then the
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.experts.closeness import Closeness, taking_part
 from ma_agiqa.experts.compact import CompactExpert
 from ma_agiqa.experts.kernel import (
     KernelRegression,
@@ -40,6 +43,8 @@ from ma_agiqa.experts.kernel import (
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
 
 _TAIL = 0.001  # share of pictures at each end that does not decide mean and deviation
+_BEST = 0.2  # share of the pictures, those rated best, that others are measured from
+_SPREAD = 0.5  # variance added to each of their statistics, so that no direction is exact
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class ClosedForm:
         doubt: how many times noisier the target of a view is than a human score.
         rank: coordinates by which pictures are remembered.
         origin_rank: the same for telling generators apart; with 0 they are not asked for.
+        share: of the score that closeness to the best-rated pictures gives; 0 for none.
         steps: of the descent that weighs the groups of statistics.
         learning_rate: of that descent, in logarithms of the weights.
     """
@@ -64,6 +70,7 @@ class ClosedForm:
     doubt: float = 4.0
     rank: int = 128
     origin_rank: int = 112
+    share: float = 0.2
     steps: int = 40
     learning_rate: float = 0.15
 
@@ -74,8 +81,9 @@ class ClosedForm:
         for name in ("alike", "copies", "origin_rank", "steps"):
             if getattr(self, name) < 0:
                 raise UsageError(f"recipe: {name} must not be negative: {getattr(self, name)}")
-        if not 0 <= self.fall <= 1:
-            raise UsageError(f"recipe: fall must lie in [0, 1], got {self.fall}")
+        for name in ("fall", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 def fit(
@@ -103,6 +111,8 @@ def fit(
     views = statistics.shape[1]
     groups = dict(GROUPS)
     origin = None
+    target = torch.from_numpy(scores)
+    closeness = _closeness(statistics[:, 0], target) if recipe.share else None
     names = sorted(set(origins))
     if recipe.origin_rank and len(names) > 1:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
@@ -111,23 +121,26 @@ def fit(
         statistics = torch.cat([statistics, _left_out(factor, made_by)], 2)
         groups["origin"] = len(names)
 
-    target = torch.from_numpy(scores)
     lowered = low + (target[:, None] - low) * (1 - recipe.fall * severity.double())
     targets = torch.cat([target[:, None], lowered], 1)[:, :, None]
     regression, _, error = _regress(statistics, targets, groups, recipe, rank=recipe.rank)
 
-    expert = CompactExpert(**arguments_of(regression, origin))
-    expert.regression, expert.origin = regression, origin
+    supports, rank = regression.support.shape
+    expert = CompactExpert(supports=supports, rank=rank, share=recipe.share)
+    expert.regression, expert.origin, expert.closeness = regression, origin, closeness
     return expert.eval(), error
 
 
-def arguments_of(regression: KernelRegression, origin: KernelRegression | None) -> dict[str, int]:
-    """Return the arguments of a `CompactExpert` that consists of these."""
-    sizes = {"supports": len(regression.support), "rank": regression.support.shape[1]}
-    if origin is not None:
-        sizes["origins"] = len(origin.constant)
-        sizes["origin_rank"] = origin.support.shape[1]
-    return sizes
+def arguments_of(expert: CompactExpert) -> dict[str, int | float]:
+    """Return the arguments that make an expert of the same shape."""
+    supports, rank = expert.regression.support.shape
+    found: dict[str, int | float] = {"supports": supports, "rank": rank}
+    if expert.origin is not None:
+        found |= {
+            "origins": len(expert.origin.constant),
+            "origin_rank": expert.origin.support.shape[1],
+        }
+    return found | {"share": expert.share}
 
 
 def _regress(
@@ -166,6 +179,29 @@ def _regress(
     regression.dual.copy_(torch.cholesky_solve(wanted - constant, factor))
     regression.constant.copy_(constant)
     return regression, factor, error
+
+
+def _closeness(statistics_nD: Tensor, scores_n: Tensor) -> Closeness:
+    """Measure pictures from the best-rated ones; fit scores to the logarithm of the distance."""
+    found = Closeness()
+    told = taking_part(statistics_nD)
+    mean, scale = _standard(told)
+    limited = limit(told, mean, scale)
+    first = scores_n.argsort(descending=True, stable=True)
+    best = limited[first[: max(2, int(_BEST * len(limited)))]]
+    spread = best.T.cov().double() + _SPREAD * torch.eye(limited.shape[1]).double()
+    numbers = {
+        "mean": mean,
+        "scale": scale,
+        "centre": best.mean(0),
+        "whitening": torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(spread))),
+    }
+    for name, value in numbers.items():
+        getattr(found, name).copy_(value)
+    distance = found.log_distance(statistics_nD).double()
+    columns = torch.stack([torch.ones_like(distance), distance], 1)
+    found.line.copy_(torch.linalg.lstsq(columns, scores_n[:, None]).solution[:, 0])
+    return found
 
 
 def _left_out(factor: Tensor, targets: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def fit_run(
     figures = validation_figures(val, predicted, [one.name for one in sets])
     line = {"left_out_error": error, **figures, "seconds": time.perf_counter() - started}
     record = training_record(run.start, sets, predicted)
-    network = arguments_of(expert.regression, expert.origin)
+    network = arguments_of(expert)
     config = dataclasses.replace(config, training=record, network=network)
     card = training_card(config, recipe, line, sets[0].split)
     checkpoints.save(run.model, expert.cpu(), config, card=card)
