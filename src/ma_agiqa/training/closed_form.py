@@ -65,11 +65,11 @@ class ClosedForm:
     """
 
     alike: int = 1
-    copies: int = 3
+    copies: int = 1
     fall: float = 0.6
     doubt: float = 4.0
-    rank: int = 128
-    origin_rank: int = 112
+    rank: int = 208
+    origin_rank: int = 176
     share: float = 0.2
     steps: int = 40
     learning_rate: float = 0.15
