@@ -91,8 +91,8 @@ pixels; views down to a third of that took part in the fit with the same scores.
 ## Limits
 
 - It sees distortion and texture, not meaning: nothing in it tells six fingers from five.
-- It has seen six generators, up to 2023. What is like none of them gets a score near the average,
-  and a less sure one.
+- It has seen six generators, up to 2023. What is like none of them gets a score near the average
+  or somewhat below it, and a less sure one.
 - People rated on a nominal scale of 0 to 5; their scores of the training images end at
   {highest:.2f}. Scores are predictions of a mean opinion, not a probability.
 - It is not a measure for photographs, text, or agreement with a prompt.
