@@ -277,6 +277,20 @@ def test_a_library_that_a_peer_needs_is_named(desk: Path, pyiqa: types.ModuleTyp
         peers.Peer("brisque")
 
 
+def test_short_memory_is_no_matter_of_the_measure(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(self: Measure, pixels: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Measure, "__call__", short)
+    words = ["peer", "niqe", "--data", desk / "a.csv", "--root", desk, "--out", desk / "n.csv"]
+    done = run(*words, "--fill-worst")
+    assert done.exit_code == 1
+    assert "failed: a/0.png: niqe does not fit in memory (try --device cpu)" in done.stderr
+    assert "the worst score" not in done.stderr
+
+
 def test_a_peer_writes_csv_only(desk: Path, pyiqa: types.ModuleType) -> None:
     done = run("peer", "brisque", "--data", desk / "a.csv", "--root", desk, "--out", "x.json")
     assert done.exit_code == 2

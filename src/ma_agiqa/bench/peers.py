@@ -81,7 +81,7 @@ class Peer:
         """Return the raw score of an encoded image; `name` is what errors call it.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or does not fit in memory.
             NoScoreError: the measure gives no number for it.
         """
         import torch
@@ -91,6 +91,10 @@ class Peer:
         try:
             with torch.inference_mode():
                 value = float(self._measure(pixels.to(self._device)))
+        except torch.OutOfMemoryError as error:
+            raise ImageError(
+                f"{self.metric} does not fit in memory", path=name, remedy="try --device cpu"
+            ) from error
         except (RuntimeError, ValueError, AssertionError) as error:
             raise NoScoreError(f"{self.metric} failed: {error}", path=name) from error
         if not np.isfinite(value):
