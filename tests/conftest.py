@@ -10,8 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MA_AGIQA_SHARED", REPOSITORY.parent / "shared"))
@@ -81,6 +87,24 @@ def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import owl_checkpoint
 
     return owl_checkpoint.write(tmp_path_factory.mktemp("lmm") / "tiny")
+
+
+@pytest.fixture
+def owl() -> MPLUGOwl2:
+    """A tiny mPLUG-Owl2 that a test may change."""
+    import tiny_owl
+
+    return tiny_owl.model()
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    """Four pictures for it, (4, 3, 56, 56)."""
+    import torch
+
+    from reference import images
+
+    return torch.from_numpy(images(4, 56, seed=7))
 
 
 @pytest.fixture(scope="session")

@@ -139,12 +139,8 @@ def test_closeness_is_the_mahalanobis_distance_from_the_best_rated() -> None:
 
 def test_closeness_has_its_share_in_the_score() -> None:
     values, severity, scores = described(60, 1)
-    with_it, without = (
-        fit(values, severity, scores, ClosedForm(copies=1, steps=3, rank=8, share=share), low=0.0)[
-            0
-        ]
-        for share in (0.4, 0.0)
-    )
+    recipes = [ClosedForm(copies=1, steps=3, rank=8, share=share) for share in (0.4, 0.0)]
+    with_it, without = (fit(values, severity, scores, r, low=0.0)[0] for r in recipes)
     assert without.closeness is None
     assert with_it.closeness is not None
     x = values[:, 1]

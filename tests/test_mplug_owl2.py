@@ -20,7 +20,7 @@ from ma_agiqa.lmm.mplug_owl2.abstractor import sincos_grid, sincos_table
 from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
 from ma_agiqa.lmm.mplug_owl2.language import spans_of
 from ma_agiqa.lmm.mplug_owl2.weights import empty_model
-from reference import images, weight
+from reference import weight
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -60,16 +60,6 @@ class Recorded:
 @pytest.fixture(scope="module", params=VARIANTS)
 def recorded(request: pytest.FixtureRequest, fixtures: Path) -> Recorded:
     return Recorded(fixtures, request.param)
-
-
-@pytest.fixture
-def owl() -> MPLUGOwl2:
-    return tiny_owl.model()
-
-
-@pytest.fixture
-def pixels() -> Tensor:
-    return torch.from_numpy(images(4, 56, seed=7))
 
 
 # --- parity with the official code -----------------------------------------------------------

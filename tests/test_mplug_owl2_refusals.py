@@ -13,23 +13,12 @@ from torch import Tensor
 import tiny_owl
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from reference import images
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 import make_mplug_owl2 as golden  # noqa: E402
 
 PROMPTS = golden.PROMPTS
-
-
-@pytest.fixture
-def owl() -> MPLUGOwl2:
-    return tiny_owl.model()
-
-
-@pytest.fixture
-def pixels() -> Tensor:
-    return torch.from_numpy(images(4, 56, seed=7))
 
 
 @pytest.mark.parametrize(

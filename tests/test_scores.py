@@ -172,12 +172,27 @@ def test_an_unknown_measure_is_refused(pyiqa: types.ModuleType) -> None:
         peers.version("brisk")
 
 
-def test_weights_that_cannot_be_had_are_a_typed_error(desk: Path, pyiqa: types.ModuleType) -> None:
-    def no_network(name: str, device: str) -> Any:
-        raise OSError("Temporary failure in name resolution")
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            OSError("Temporary failure in name resolution"),
+            r"brisque: its weights cannot be had.*network",
+        ),
+        (
+            ModuleNotFoundError("No module named 'pkg_resources'"),
+            r"brisque: pyiqa cannot open it: .*'pkg_resources'",
+        ),
+    ],
+)
+def test_what_a_peer_lacks_is_a_typed_error(
+    pyiqa: types.ModuleType, cause: Exception, message: str
+) -> None:
+    def absent(name: str, device: str) -> Any:
+        raise cause
 
-    pyiqa.create_metric = no_network  # type: ignore[attr-defined]
-    with pytest.raises(ModelError, match=r"brisque: its weights cannot be had.*network"):
+    pyiqa.create_metric = absent  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=message):
         peers.Peer("brisque")
 
 
@@ -268,13 +283,16 @@ def test_a_grid_says_where_a_peer_has_no_number(
     assert (said if fill else f"{name}: niqe gave nan") in done.stdout
 
 
-def test_a_library_that_a_peer_needs_is_named(desk: Path, pyiqa: types.ModuleType) -> None:
-    def absent(name: str, device: str) -> Any:
-        raise ModuleNotFoundError("No module named 'pkg_resources'")
-
-    pyiqa.create_metric = absent  # type: ignore[attr-defined]
-    with pytest.raises(ModelError, match=r"brisque: pyiqa cannot open it: .*'pkg_resources'"):
-        peers.Peer("brisque")
+def test_where_no_image_has_a_number_there_is_no_worst_score(
+    desk: Path, pyiqa: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Measure, "__call__", lambda self, pixels: torch.tensor(float("nan")))
+    out = desk / "niqe.csv"
+    words = ["peer", "niqe", "--data", desk / "a.csv", "--root", desk, "--out", out]
+    done = run(*words, "--fill-worst")
+    assert done.exit_code == 2
+    assert "gives no number for any image: a/0.png" in done.stderr
+    assert not out.exists()
 
 
 def test_short_memory_is_no_matter_of_the_measure(

@@ -22,7 +22,6 @@ from ma_agiqa.bench import peers, stores
 from ma_agiqa.bench.cells import Cell, Judgement, judgement
 from ma_agiqa.bench.material import Material
 from ma_agiqa.bench.models import DirectorySpec, PeerSpec, ProbeSpec, ScoresSpec, TrainSpec
-from ma_agiqa.bench.peers import NoScoreError, filled
 from ma_agiqa.data.samples import require_images
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import protocol
@@ -97,12 +96,12 @@ def _peer(cell: Cell, bench: Bench) -> Outcome:
         for name, path in zip(judged.name, judged.path, strict=True):
             try:
                 values[name] = peer(images.read_bytes(path), name=str(path))
-            except NoScoreError:
+            except peers.NoScoreError:
                 if not spec.fill_worst:
                     raise
                 without.append(name)
         return {
-            "values": filled(values, without, lower_is_better=peer.lower_is_better),
+            "values": peers.filled(values, without, lower_is_better=peer.lower_is_better),
             "without": without,
             "lower_is_better": peer.lower_is_better,
         }

@@ -16,7 +16,7 @@ import numpy as np
 
 from ma_agiqa import images
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
-from ma_agiqa.text import hint
+from ma_agiqa.text import hint, some
 
 PEERS = {
     "brisque": "natural-scene statistics and a support vector regression (Mittal 2012)",
@@ -109,9 +109,17 @@ def filled(
 
     A measure of naturalness gives up on pictures that are mostly flat. Left out, they would make
     its figures better than it is.
+
+    Raises:
+        NoScoreError: there is no score at all that could be the worst.
     """
-    worst = max if lower_is_better else min
-    return {**scores, **{name: worst(scores.values()) for name in without}} if scores else {}
+    without = list(without)
+    if not without:
+        return dict(scores)
+    if not scores:
+        raise NoScoreError(f"the measure gives no number for any image: {some(without)}")
+    worst = max(scores.values()) if lower_is_better else min(scores.values())
+    return {**scores, **dict.fromkeys(without, worst)}
 
 
 def _library() -> Any:

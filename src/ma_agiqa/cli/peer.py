@@ -66,10 +66,10 @@ def peer(
         closing(Journal(out, model=measure.version)) as journal,
         progress(lambda: len(samples), title=metric, quiet=quiet) as advance,
     ):
-        for row, readable in _rows(samples, measure, journal):
+        for row, no_number in _rows(samples, measure, journal):
             if row["error"] is None:
                 scores[row["path"]] = row["score"]
-            elif fill_worst and readable:
+            elif fill_worst and no_number:
                 without.append(row["path"])
                 typer.echo(f"the worst score: {row['path']}: {row['error']}", err=True)
             else:
@@ -89,7 +89,7 @@ def peer(
 def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[Row, bool]]:
     """Yield a row for each image, from an earlier run where its content is the same.
 
-    Beside it, whether the image itself could be read.
+    Beside it, whether the measure was asked and gave no number.
     """
     from ma_agiqa.bench.peers import NoScoreError
     from ma_agiqa.features.content import content_hash
@@ -98,7 +98,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[R
 
     for name, path in zip(samples.name, samples.path, strict=True):
         row: Row | None = None
-        sha256, readable = None, True
+        sha256, no_number = None, False
         try:
             data = read_bytes(path)
             sha256 = content_hash(data)
@@ -107,7 +107,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[R
             if row is None:
                 row = {"path": name, "score": measure(data, name=name), "error": None}
         except MAAGIQAError as error:
-            readable = isinstance(error, NoScoreError)
+            no_number = isinstance(error, NoScoreError)
             row = {"path": name, "score": None, "error": reason(error)}
         journal.append(sha256, row)
-        yield row, readable
+        yield row, no_number
