@@ -1,7 +1,8 @@
 """The small visual expert: statistics of texture, and regressions on likeness.
 
-Own design of this project. `statistics.py` describes a picture by 1,190 averages that need no
-training. `kernel.py` turns them, by likeness, first into how much the picture looks like the
+Own design of this project. `statistics.py` describes a picture by 5,286 averages that need no
+training, most of them of visual words (`words.py`), which are reduced to their leading
+directions. `kernel.py` turns them, by likeness, first into how much the picture looks like the
 work of each generator that made the rated pictures, then, together with that, into a score by
 likeness to pictures that people rated and to smaller and damaged copies of them. With some two
 thousand rated pictures this learns more than a convolutional network from random weights
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import ImageError
+from ma_agiqa.experts import words
 from ma_agiqa.experts.closeness import Closeness
 from ma_agiqa.experts.kernel import KernelRegression
 from ma_agiqa.experts.statistics import MIN_SIDE, WIDTH, statistics_vector
@@ -63,6 +65,7 @@ class CompactExpert(nn.Module):
 
     Args:
         supports: pictures and other views of them that the regression remembers.
+        components: directions that the visual words are reduced to; 0 leaves them out.
         rank: coordinates each is remembered by.
         origins: generators that pictures may look like; 0 where none were known.
         origin_rank: coordinates by which these are told apart.
@@ -79,6 +82,7 @@ class CompactExpert(nn.Module):
         self,
         *,
         supports: int,
+        components: int = 0,
         rank: int = 128,
         origins: int = 0,
         origin_rank: int = 112,
@@ -87,12 +91,14 @@ class CompactExpert(nn.Module):
         super().__init__()
         self.share = share
         self.closeness = Closeness() if share else None
+        self.words = words.Components(components)
         self.origin: KernelRegression | None = None
+        told = WIDTH - words.SIZE + components
         if origins:
             self.origin = KernelRegression(
-                statistics=WIDTH, rank=origin_rank, supports=supports, values=origins
+                statistics=told, rank=origin_rank, supports=supports, values=origins
             )
-        self.regression = KernelRegression(statistics=WIDTH + origins, rank=rank, supports=supports)
+        self.regression = KernelRegression(statistics=told + origins, rank=rank, supports=supports)
 
     def forward(self, images: Tensor) -> CompactQuality:
         """Score images given as (B, 3, H, W) float in [0, 1].
@@ -118,13 +124,19 @@ class CompactExpert(nn.Module):
 
     def judge(self, statistics_BD: Tensor) -> Tensor:
         """Return the scores (B,) of pictures described by their statistics (B, D)."""
-        told_BD = statistics_BD
+        told_BD = reduced(statistics_BD, self.words)
         if self.origin is not None:
-            told_BD = torch.cat([statistics_BD, self.origin(statistics_BD)], 1)
+            told_BD = torch.cat([told_BD, self.origin(told_BD)], 1)
         score = self.regression(told_BD)[:, 0]
         if self.closeness is None:
             return score
         return torch.lerp(score, self.closeness(statistics_BD), self.share)
+
+
+def reduced(statistics_BD: Tensor, components: words.Components) -> Tensor:
+    """Return statistics whose last part, that of the visual words, is reduced."""
+    own, of_words = statistics_BD.split([WIDTH - words.SIZE, words.SIZE], -1)
+    return torch.cat([own, components(of_words)], -1)
 
 
 def cut(images: Tensor) -> Tensor:

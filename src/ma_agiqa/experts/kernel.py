@@ -13,8 +13,6 @@ Shapes: B vectors, D statistics, R coordinates, M supports, K values.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -86,8 +84,3 @@ def matern(squared: Tensor) -> Tensor:
     """Matérn kernel of smoothness 3/2 and unit length, of squared distances."""
     root = (3 * squared + 1e-8).sqrt()
     return (1 + root) * torch.exp(-root)
-
-
-def group_scale(size: int) -> float:
-    """Factor by which two independent groups of this size lie a distance of 1 apart."""
-    return 1 / math.sqrt(2 * size)

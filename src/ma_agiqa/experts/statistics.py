@@ -1,4 +1,4 @@
-"""Statistics of a picture at every scale of its texture, without any learned weight.
+"""Statistics of a picture at every scale of its texture, without any weight learned from one.
 
 How a generator renders texture shows in how the coefficients of small cosine transforms are
 distributed, how they go together, and how a locally normalised picture departs from that of
@@ -14,6 +14,7 @@ picture, so that any size gives one vector of the same length.
     natural    natural-scene statistics of luma and chroma: moments of the locally normalised
                plane and of products of its neighbours (Mittal et al., BRISQUE, TIP 2012)
     colour     how colours spread, and how fine detail goes together across channels
+    words      which local patterns of edges there are, see `words.py`
 
 Shapes: B images, H, W pixels, N side of a block, D length of the vector (`WIDTH`).
 Values of planes are 0 to 255. Everything is differentiable and computed in float32.
@@ -30,6 +31,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ma_agiqa.experts import words
 from ma_agiqa.experts.smoothing import box_mean
 
 MIN_SIDE = 32
@@ -48,12 +50,13 @@ GROUPS = {
     "spectrum": 240,
     "natural": 128,
     "colour": 30,
+    "words": words.SIZE,
 }
-"""Length of each group of statistics."""
+"""Length of each group of statistics; the words come last, for they are many."""
 
 WIDTH = sum(GROUPS.values())
 
-EDITION = 2
+EDITION = 3
 """Grows whenever a statistic of the same picture changes; models of another edition are wrong."""
 
 
@@ -79,6 +82,7 @@ def picture_statistics(images: Tensor) -> dict[str, Tensor]:
     planes = ((luma, range(4)), (blue, range(1, 3)), (red, range(1, 3)))
     groups["natural"] = torch.cat([_natural(plane, levels) for plane, levels in planes], 1)
     groups["colour"] = _colour(rgb, luma)
+    groups["words"] = words.fisher_vectors(reduced)
     return groups
 
 

@@ -31,19 +31,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.experts import words
 from ma_agiqa.experts.closeness import Closeness, taking_part
-from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.experts.compact import CompactExpert, reduced
 from ma_agiqa.experts.kernel import (
     KernelRegression,
-    group_scale,
     limit,
     matern,
     squared_distances,
 )
-from ma_agiqa.experts.statistics import GROUPS, WIDTH
+from ma_agiqa.experts.statistics import GROUPS
 
 _TAIL = 0.001  # share of pictures at each end that does not decide mean and deviation
 _BEST = 0.2  # share of the pictures, those rated best, that others are measured from
+_ONE_UNIT = ("words", "origin")  # groups whose small numbers tell little: not to be stretched
 _SPREAD = 0.5  # variance added to each of their statistics, so that no direction is exact
 
 
@@ -57,6 +58,7 @@ class ClosedForm:
         fall: share of its height above the lowest score that a picture loses when damaged
             with full severity.
         doubt: how many times noisier the target of a view is than a human score.
+        components: directions that the visual words are reduced to; 0 leaves them out.
         rank: coordinates by which pictures are remembered.
         origin_rank: the same for telling generators apart; with 0 they are not asked for.
         share: of the score that closeness to the best-rated pictures gives; 0 for none.
@@ -68,8 +70,9 @@ class ClosedForm:
     copies: int = 1
     fall: float = 0.6
     doubt: float = 4.0
-    rank: int = 208
-    origin_rank: int = 176
+    components: int = 96
+    rank: int = 176
+    origin_rank: int = 150
     share: float = 0.2
     steps: int = 40
     learning_rate: float = 0.15
@@ -78,7 +81,7 @@ class ClosedForm:
         for name in ("rank", "learning_rate", "doubt"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
-        for name in ("alike", "copies", "origin_rank", "steps"):
+        for name in ("alike", "copies", "components", "origin_rank", "steps"):
             if getattr(self, name) < 0:
                 raise UsageError(f"recipe: {name} must not be negative: {getattr(self, name)}")
         for name in ("fall", "share"):
@@ -109,10 +112,13 @@ def fit(
         origins: what made each picture, n names; one name for all, or none, tells nothing.
     """
     views = statistics.shape[1]
-    groups = dict(GROUPS)
+    components = min(recipe.components, len(statistics))
+    groups = GROUPS | {"words": components}
     origin = None
     target = torch.from_numpy(scores)
     closeness = _closeness(statistics[:, 0], target) if recipe.share else None
+    of_words = _components(statistics[:, 0, -words.SIZE :], components)
+    statistics = reduced(statistics, of_words)
     names = sorted(set(origins))
     if recipe.origin_rank and len(names) > 1:
         made_by = torch.tensor([[one == name for name in names] for one in origins]).double()
@@ -126,15 +132,17 @@ def fit(
     regression, _, error = _regress(statistics, targets, groups, recipe, rank=recipe.rank)
 
     supports, rank = regression.support.shape
-    expert = CompactExpert(supports=supports, rank=rank, share=recipe.share)
-    expert.regression, expert.origin, expert.closeness = regression, origin, closeness
+    expert = CompactExpert(supports=supports, components=components, rank=rank, share=recipe.share)
+    expert.words, expert.closeness = of_words, closeness
+    expert.regression, expert.origin = regression, origin
     return expert.eval(), error
 
 
 def arguments_of(expert: CompactExpert) -> dict[str, int | float]:
     """Return the arguments that make an expert of the same shape."""
     supports, rank = expert.regression.support.shape
-    found: dict[str, int | float] = {"supports": supports, "rank": rank}
+    components = expert.words.directions.shape[1]
+    found: dict[str, int | float] = {"supports": supports, "components": components, "rank": rank}
     if expert.origin is not None:
         found |= {
             "origins": len(expert.origin.constant),
@@ -166,8 +174,9 @@ def _regress(
     every = statistics.transpose(0, 1).flatten(0, 1)  # (N, D): pictures, then views
     wanted = targets.transpose(0, 1).flatten(0, 1)  # (N, K)
     mean, scale = _standard(every)
-    # One unit for all generators: what hardly tells one apart must not be stretched.
-    scale[WIDTH:] = scale[WIDTH:].square().mean().sqrt()
+    for name, part in zip(groups, scale.split([*groups.values()]), strict=True):
+        if name in _ONE_UNIT and len(part):
+            part.fill_(part.max())
     limited = limit(every, mean, scale)
     weight, noise, error = _weigh(limited[:n], wanted[:n], groups, recipe)
     regression = _remember(limited, mean, scale, weight, rank=min(rank, n), values=wanted.shape[1])
@@ -179,6 +188,19 @@ def _regress(
     regression.dual.copy_(torch.cholesky_solve(wanted - constant, factor))
     regression.constant.copy_(constant)
     return regression, factor, error
+
+
+def _components(words_nS: Tensor, count: int) -> words.Components:
+    """Return the leading directions of the visual words of pictures."""
+    found = words.Components(count)
+    centre = words_nS.mean(0)
+    centred = (words_nS - centre).double()
+    # Of the pictures' products: there are fewer pictures than numbers.
+    _, mixed = torch.linalg.eigh(centred @ centred.T)
+    directions = centred.T @ mixed[:, len(mixed) - count :].flip(1)
+    found.centre.copy_(centre)
+    found.directions.copy_(directions / directions.norm(dim=0).clamp_min(1e-9))
+    return found
 
 
 def _closeness(statistics_nD: Tensor, scores_n: Tensor) -> Closeness:
@@ -259,9 +281,11 @@ def _weigh(
 ) -> tuple[Tensor, float, float]:
     """Return the factor of each statistic (D,), the noise of targets, the last error."""
     sizes = list(groups.values())
-    apart = []
+    units, apart = [], []
     for part in x_nD.split(sizes, 1):
-        part = part * group_scale(part.shape[1])
+        # Two pictures lie a distance of 1 apart in each group, in the mean.
+        units.append(float((2 * part.var(0).sum()).clamp_min(1e-6).rsqrt()))
+        part = part * units[-1]
         apart.append(squared_distances(part, part))
     distances = torch.stack(apart)
     centred = (target_nK - target_nK.mean(0)).float()
@@ -281,8 +305,8 @@ def _weigh(
         descent.step()
     found = weights.detach().exp().sqrt()
     factors = [
-        torch.full((size,), group_scale(size) * float(weight))
-        for weight, size in zip(found, sizes, strict=True)
+        torch.full((size,), unit * float(weight))
+        for weight, unit, size in zip(found, units, sizes, strict=True)
     ]
     return torch.cat(factors), float(noise.detach().exp()), float(error.detach())
 
