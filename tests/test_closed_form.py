@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.experts import words
 from ma_agiqa.experts.closeness import taking_part
-from ma_agiqa.experts.compact import CompactExpert
+from ma_agiqa.experts.compact import CompactExpert, reduced
 from ma_agiqa.experts.kernel import LIMIT, KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
 from ma_agiqa.training.closed_form import (
     ClosedForm,
     _closeness,
+    _components,
     _left_out,
     _regress,
     _standard,
@@ -21,6 +23,8 @@ from ma_agiqa.training.closed_form import (
     arguments_of,
     fit,
 )
+
+OWN = {name: size for name, size in GROUPS.items() if name != "words"}
 
 
 def described(n: int, copies: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -59,12 +63,12 @@ def test_what_is_like_nothing_seen_gets_the_constant() -> None:
 
 def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
     values, _, scores = described(12, 0)
-    x, y = values[:, 0], torch.from_numpy(scores)
-    error = _weigh(x, y[:, None], GROUPS, ClosedForm(steps=1))[2]
-    start = float(np.exp(-np.log(len(GROUPS)) - 1.0))
+    x, y = values[:, 0, : sum(OWN.values())], torch.from_numpy(scores)
+    error = _weigh(x, y[:, None], OWN, ClosedForm(steps=1))[2]
+    start = float(np.exp(-np.log(len(OWN)) - 1.0))
     parts = [
-        squared_distances(part, part) / (2 * part.shape[1])
-        for part in x.split(list(GROUPS.values()), 1)
+        squared_distances(part, part) / (2 * part.var(0).sum())
+        for part in x.split(list(OWN.values()), 1)
     ]
     kernel = matern(start * torch.stack(parts).sum(0)).double()
     centred = y - y.mean()
@@ -75,6 +79,34 @@ def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
         brute.append(centred[i] - kernel[i, keep] @ torch.linalg.solve(system, centred[keep]))
     # Float32 factorisation against float64 systems.
     assert error == pytest.approx(float(torch.stack(brute).square().mean()), rel=1e-3)
+
+
+def test_words_are_reduced_to_their_principal_components() -> None:
+    values, _, _ = described(20, 0)
+    of_words = values[:, 0, -words.SIZE :]
+    found = _components(of_words, 4)
+    centred = (of_words - of_words.mean(0)).double()
+    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
+    for mine, his in zip(found.directions.T.double(), directions[:4], strict=True):
+        assert abs(float(mine @ his)) == pytest.approx(1, abs=1e-6)
+    spread = found(of_words).double().norm(dim=0)
+    torch.testing.assert_close(spread, lengths[:4], rtol=1e-5, atol=0)
+
+
+def test_components_of_words_keep_their_proportions() -> None:
+    values, severity, scores = described(60, 0)
+    expert, _ = fit(values, severity, scores, ClosedForm(steps=2, rank=8, components=5), low=0.0)
+    assert expert.words.directions.shape == (words.SIZE, 5)
+    assert len(expert.regression.scale[-5:].unique()) == 1
+    assert len(expert.regression.scale[:-5].unique()) > 1000
+
+
+def test_without_components_the_words_have_no_say() -> None:
+    values, severity, scores = described(60, 1)
+    expert, _ = fit(values, severity, scores, ClosedForm(steps=2, rank=8, components=0), low=0.0)
+    other = values[:, 0].clone()
+    other[:, -words.SIZE :] = 0
+    assert torch.equal(expert.judge(other), expert.judge(values[:, 0]))
 
 
 def test_the_fit_predicts_pictures_it_has_not_seen() -> None:
@@ -105,14 +137,15 @@ def made_by(scores: np.ndarray) -> list[str]:
 
 
 def test_the_expert_tells_generators_apart_and_the_score_from_both() -> None:
-    values, severity, scores = described(160, 1)
+    # No copies: in these made-up statistics damage looks like another generator.
+    values, severity, scores = described(160, 0)
     origins = made_by(scores)
-    recipe = ClosedForm(copies=1)
+    recipe = ClosedForm(alike=0, copies=0)
     expert, _ = fit(
         values[:120], severity[:120], scores[:120], recipe, low=0.0, origins=origins[:120]
     )
     assert expert.origin is not None
-    told = expert.origin(values[120:, 0]).argmax(1).tolist()
+    told = expert.origin(reduced(values[120:, 0], expert.words)).argmax(1).tolist()
     right = [str(number) == origin for number, origin in zip(told, origins[120:], strict=True)]
     assert np.mean(right) > 0.75
     assert np.corrcoef(expert.judge(values[120:, 0]).numpy(), scores[120:])[0, 1] > 0.9
@@ -155,12 +188,13 @@ def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
     values, _, scores = described(14, 2)
     onehot = torch.tensor([[o == n for n in "012"] for o in made_by(scores)]).double()
     targets = onehot[:, None].expand(-1, 3, -1)
+    values = values[:, :, : sum(OWN.values())]
     recipe = ClosedForm(steps=3)
-    regression, factor, _ = _regress(values, targets, GROUPS, recipe, rank=6)
+    regression, factor, _ = _regress(values, targets, OWN, recipe, rank=6)
     told = _left_out(factor, targets)
     every = values.transpose(0, 1).flatten(0, 1)
     mean, scale = _standard(every)
-    noise = _weigh(limit(every, mean, scale)[:14], onehot, GROUPS, recipe)[1]
+    noise = _weigh(limit(every, mean, scale)[:14], onehot, OWN, recipe)[1]
     doubt = torch.tensor([noise] * 14 + [noise * recipe.doubt] * 28).double()
     constant = onehot.mean(0)
     for i in range(14):
@@ -198,7 +232,7 @@ def test_pictures_and_copies_are_remembered_and_counted() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"rank": 0}, {"origin_rank": -1}, {"fall": 1.5}, {"doubt": 0.0}),
+        *({"rank": 0}, {"components": -1}, {"origin_rank": -1}, {"fall": 1.5}, {"doubt": 0.0}),
         *({"copies": -1}, {"alike": -1}, {"share": 1.5}),
     ],
 )

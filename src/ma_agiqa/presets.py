@@ -36,7 +36,7 @@ class ModelPreset:
 
 MODELS: dict[str, ModelPreset] = {
     "compact": ModelPreset(
-        summary="statistics of texture and kernel regressions, at an image's own resolution",
+        summary="texture, visual words and kernel regressions, at an image's own resolution",
         needs="nothing: ships with the package",
         licence="Apache-2.0",
         source="fitted by this project on AGIQA-3K (paper split, train), from no other weights",

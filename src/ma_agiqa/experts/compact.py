@@ -1,4 +1,4 @@
-"""The small visual expert: statistics of texture, and regressions on likeness.
+"""The small visual expert: statistics of texture, visual words, and regressions on likeness.
 
 Own design of this project. `statistics.py` describes a picture by 5,286 averages that need no
 training, most of them of visual words (`words.py`), which are reduced to their leading

@@ -113,7 +113,9 @@ def fit(
     """
     views = statistics.shape[1]
     components = min(recipe.components, len(statistics))
-    groups = GROUPS | {"words": components}
+    groups = {name: size for name, size in GROUPS.items() if name != "words"}
+    if components:
+        groups["words"] = components
     origin = None
     target = torch.from_numpy(scores)
     closeness = _closeness(statistics[:, 0], target) if recipe.share else None
@@ -175,7 +177,7 @@ def _regress(
     wanted = targets.transpose(0, 1).flatten(0, 1)  # (N, K)
     mean, scale = _standard(every)
     for name, part in zip(groups, scale.split([*groups.values()]), strict=True):
-        if name in _ONE_UNIT and len(part):
+        if name in _ONE_UNIT:
             part.fill_(part.max())
     limited = limit(every, mean, scale)
     weight, noise, error = _weigh(limited[:n], wanted[:n], groups, recipe)
