@@ -12,17 +12,9 @@ from ma_agiqa.experts.closeness import taking_part
 from ma_agiqa.experts.compact import CompactExpert, reduced
 from ma_agiqa.experts.kernel import LIMIT, KernelRegression, limit, matern, squared_distances
 from ma_agiqa.experts.statistics import GROUPS, WIDTH
-from ma_agiqa.training.closed_form import (
-    ClosedForm,
-    _closeness,
-    _components,
-    _left_out,
-    _regress,
-    _standard,
-    _weigh,
-    arguments_of,
-    fit,
-)
+from ma_agiqa.training.closed_form import _closeness, _components, arguments_of, fit
+from ma_agiqa.training.recipe import ClosedForm
+from ma_agiqa.training.regression import left_out, regress, standard, weigh
 
 OWN = {name: size for name, size in GROUPS.items() if name != "words"}
 
@@ -64,7 +56,7 @@ def test_what_is_like_nothing_seen_gets_the_constant() -> None:
 def test_leave_one_out_is_what_refitting_without_the_picture_gives() -> None:
     values, _, scores = described(12, 0)
     x, y = values[:, 0, : sum(OWN.values())], torch.from_numpy(scores)
-    error = _weigh(x, y[:, None], OWN, ClosedForm(steps=1))[2]
+    error = weigh(x, y[:, None], OWN, ClosedForm(steps=1))[2]
     start = float(np.exp(-np.log(len(OWN)) - 1.0))
     parts = [
         squared_distances(part, part) / (2 * part.var(0).sum())
@@ -190,11 +182,11 @@ def test_what_is_said_of_a_picture_and_its_copies_leaves_them_out() -> None:
     targets = onehot[:, None].expand(-1, 3, -1)
     values = values[:, :, : sum(OWN.values())]
     recipe = ClosedForm(steps=3)
-    regression, factor, _ = _regress(values, targets, OWN, recipe, rank=6)
-    told = _left_out(factor, targets)
+    regression, factor, _ = regress(values, targets, OWN, recipe, rank=6)
+    told = left_out(factor, targets)
     every = values.transpose(0, 1).flatten(0, 1)
-    mean, scale = _standard(every)
-    noise = _weigh(limit(every, mean, scale)[:14], onehot, OWN, recipe)[1]
+    mean, scale = standard(every)
+    noise = weigh(limit(every, mean, scale)[:14], onehot, OWN, recipe)[1]
     doubt = torch.tensor([noise] * 14 + [noise * recipe.doubt] * 28).double()
     constant = onehot.mean(0)
     for i in range(14):

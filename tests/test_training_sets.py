@@ -18,9 +18,8 @@ from ma_agiqa.cli import app
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.training.batches import balanced
-from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.losses import ANCHOR, order_loss
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.run import Silence, TrainRequest, train
 from ma_agiqa.training.scales import ScaleMaps, between, fitted, standardised
 

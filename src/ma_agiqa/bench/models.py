@@ -19,8 +19,7 @@ from typing import ClassVar, TypeAlias
 
 from ma_agiqa.errors import UsageError
 from ma_agiqa.text import hint
-from ma_agiqa.training.closed_form import ClosedForm
-from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
+from ma_agiqa.training.recipe import RECIPES, ClosedForm, Recipe, with_settings
 from ma_agiqa.training.starts import STARTS
 
 

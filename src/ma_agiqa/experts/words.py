@@ -45,9 +45,10 @@ def fisher_vectors(planes: dict[int, Tensor]) -> Tensor:
     """Return the Fisher vectors of luma planes (B, H, W), by their reduction: (B, SIZE)."""
     found = []
     for reduction, step in LEVELS:
-        words = {k: torch.as_tensor(v) for k, v in vocabulary()[reduction].items()}
         plane = planes[reduction]
-        words = {name: value.to(plane.device) for name, value in words.items()}
+        words = {
+            k: torch.as_tensor(v, device=plane.device) for k, v in vocabulary()[reduction].items()
+        }
         vectors = [_fisher(x - words["centre"], words) for x in descriptors(plane, step)]
         found.append(_evened(torch.stack(vectors)))
     return torch.cat(found, 1)

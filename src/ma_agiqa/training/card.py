@@ -12,8 +12,7 @@ from typing import Any
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
 from ma_agiqa.experts.semantic import fingerprint_of
-from ma_agiqa.training.closed_form import ClosedForm
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.record import in_words
 
 

@@ -29,12 +29,13 @@ from ma_agiqa.features.content import hash_files
 from ma_agiqa.files import atomic_path
 from ma_agiqa.training import alike, degrade
 from ma_agiqa.training.card import training_card
-from ma_agiqa.training.closed_form import ClosedForm, arguments_of, fit
+from ma_agiqa.training.closed_form import arguments_of, fit
 from ma_agiqa.training.datasets import DataSet, training_part
 from ma_agiqa.training.degrade import degraded_copy
 from ma_agiqa.training.images import TrainingImages
 from ma_agiqa.training.parts import predict, validation_figures
 from ma_agiqa.training.processes import Processes
+from ma_agiqa.training.recipe import ClosedForm
 from ma_agiqa.training.recode import picture_of, tensor_of
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer

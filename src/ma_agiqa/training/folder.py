@@ -24,9 +24,8 @@ from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputErro
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
-from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.loop import Trainer
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.starts import Start
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ma_agiqa.errors import UsageError
-from ma_agiqa.training.closed_form import ClosedForm
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,47 @@ class Recipe:
     def _require(self, name: str, fulfilled: bool, rule: str) -> None:
         if not fulfilled:
             raise UsageError(f"recipe: {name} {rule}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """How to fit the compact model.
+
+    Attributes:
+        alike: views of each training picture that deserve its score, see `alike.py`.
+        copies: damaged copies of each training picture, see `degrade.py`.
+        fall: share of its height above the lowest score that a picture loses when damaged
+            with full severity.
+        doubt: how many times noisier the target of a view is than a human score.
+        components: directions that the visual words are reduced to; 0 leaves them out.
+        rank: coordinates by which pictures are remembered.
+        origin_rank: the same for telling generators apart; with 0 they are not asked for.
+        share: of the score that closeness to the best-rated pictures gives; 0 for none.
+        steps: of the descent that weighs the groups of statistics.
+        learning_rate: of that descent, in logarithms of the weights.
+    """
+
+    alike: int = 1
+    copies: int = 1
+    fall: float = 0.6
+    doubt: float = 4.0
+    components: int = 96
+    rank: int = 176
+    origin_rank: int = 150
+    share: float = 0.2
+    steps: int = 40
+    learning_rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "learning_rate", "doubt"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
+        for name in ("alike", "copies", "components", "origin_rank", "steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"recipe: {name} must not be negative: {getattr(self, name)}")
+        for name in ("fall", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 CHOICES = {

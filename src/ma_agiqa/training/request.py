@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.training.closed_form import ClosedForm
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 
 
 @dataclass(frozen=True)

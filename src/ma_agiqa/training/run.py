@@ -22,13 +22,12 @@ from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.provenance import environment
 from ma_agiqa.training import processes as launched
 from ma_agiqa.training.card import training_card
-from ma_agiqa.training.closed_form import ClosedForm
 from ma_agiqa.training.datasets import DataSet, load_sets, training_part
 from ma_agiqa.training.fitting import fit_run
 from ma_agiqa.training.folder import Run
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.processes import Processes
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.record import training_record
 from ma_agiqa.training.request import Observer, TrainRequest
 from ma_agiqa.training.semantics import network_arguments, open_store, questions_of

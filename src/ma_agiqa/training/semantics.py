@@ -20,8 +20,7 @@ from ma_agiqa.experts.questions import Question, from_record
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import some
-from ma_agiqa.training.closed_form import ClosedForm
-from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.starts import PAPER_SEMANTIC_WIDTH, PAPER_SEMANTICS, Start
 
 
