@@ -32,7 +32,7 @@ from ma_agiqa.experts.compact import CompactExpert, reduced
 from ma_agiqa.experts.kernel import limit
 from ma_agiqa.experts.statistics import GROUPS
 from ma_agiqa.training.recipe import ClosedForm
-from ma_agiqa.training.regression import left_out, regress, standard
+from ma_agiqa.training.regression import left_out, principal, regress, standard
 
 _BEST = 0.2  # share of the pictures, those rated best, that others are measured from
 _SPREAD = 0.5  # variance added to each of their statistics, so that no direction is exact
@@ -105,13 +105,9 @@ def arguments_of(expert: CompactExpert) -> dict[str, int | float]:
 def _components(words_nS: Tensor, count: int) -> words.Components:
     """Return the leading directions of the visual words of pictures."""
     found = words.Components(count)
-    centre = words_nS.mean(0)
-    centred = (words_nS - centre).double()
-    # Of the pictures' products: there are fewer pictures than numbers.
-    _, mixed = torch.linalg.eigh(centred @ centred.T)
-    directions = centred.T @ mixed[:, len(mixed) - count :].flip(1)
+    centre, directions = principal(words_nS, count)
     found.centre.copy_(centre)
-    found.directions.copy_(directions / directions.norm(dim=0).clamp_min(1e-9))
+    found.directions.copy_(directions)
     return found
 
 

@@ -99,9 +99,9 @@ class Recipe:
             "layer_decay",
             "accumulate",
         ):
-            self._require(name, getattr(self, name) > 0, "must be positive")
+            _require(self, name, getattr(self, name) > 0, "must be positive")
         for name in ("warmup", "ema", "mixup", "drop", "turn"):
-            self._require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
+            _require(self, name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
         for name in (
             "finish",
             "recalibrate",
@@ -110,10 +110,10 @@ class Recipe:
             "correlation",
             "auxiliary",
         ):
-            self._require(name, getattr(self, name) >= 0, "must not be negative")
+            _require(self, name, getattr(self, name) >= 0, "must not be negative")
         for name, choices in CHOICES.items():
             known = f"must be one of {', '.join(choices)}"
-            self._require(name, getattr(self, name) in choices, known)
+            _require(self, name, getattr(self, name) in choices, known)
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"recipe: a batch of {self.batch_size} does not fall into {self.accumulate} equal "
@@ -123,10 +123,6 @@ class Recipe:
     def crop_in(self, epoch: int) -> int:
         """Return the side of the crops of an epoch, counted from 0."""
         return self.finish_crop if epoch >= self.epochs - self.finish else self.crop
-
-    def _require(self, name: str, fulfilled: bool, rule: str) -> None:
-        if not fulfilled:
-            raise UsageError(f"recipe: {name} {rule}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -160,14 +156,16 @@ class ClosedForm:
 
     def __post_init__(self) -> None:
         for name in ("rank", "learning_rate", "doubt"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"recipe: {name} must be positive, got {getattr(self, name)}")
+            _require(self, name, getattr(self, name) > 0, "must be positive")
         for name in ("alike", "copies", "components", "origin_rank", "steps"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"recipe: {name} must not be negative: {getattr(self, name)}")
+            _require(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("fall", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
+            _require(self, name, 0 <= getattr(self, name) <= 1, "must lie in [0, 1]")
+
+
+def _require(recipe: Recipe | ClosedForm, name: str, fulfilled: bool, rule: str) -> None:
+    if not fulfilled:
+        raise UsageError(f"recipe: {name} {rule}, got {getattr(recipe, name)}")
 
 
 CHOICES = {

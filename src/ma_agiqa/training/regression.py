@@ -87,7 +87,7 @@ def _remember(
 ) -> KernelRegression:
     """Return a regression whose supports are these vectors; its dual weights are still zero."""
     weighted = limited_ND * weight
-    centre, projection = _principal(weighted, rank)
+    centre, projection = principal(weighted, rank)
     supports, statistics = limited_ND.shape
     regression = KernelRegression(
         statistics=statistics, rank=rank, supports=supports, values=values
@@ -148,9 +148,15 @@ def weigh(
     return torch.cat(factors), float(noise.detach().exp()), float(error.detach())
 
 
-def _principal(x_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def principal(x_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the mean and the leading directions (D, R) of vectors."""
     centre = x_ND.mean(0)
     centred = (x_ND - centre).double()
-    _, directions = torch.linalg.eigh(centred.T @ centred)
-    return centre, directions[:, -rank:].flip(1).float().contiguous()
+    if len(centred) < centred.shape[1]:  # the smaller system has the same directions
+        _, mixed = torch.linalg.eigh(centred @ centred.T)
+        directions = centred.T @ mixed
+        directions = directions / directions.norm(dim=0).clamp_min(1e-9)
+    else:
+        _, directions = torch.linalg.eigh(centred.T @ centred)
+    first = directions.shape[1] - rank
+    return centre, directions[:, first:].flip(1).float().contiguous()
