@@ -24,8 +24,9 @@ def main() -> None:
     images, semantics = tiny_inputs()
     stages: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
-        assessment = tiny_model().double()(images.double(), semantics.double(), stages)
-    arrays = {**stages, **{f"assessment.{k}": v for k, v in assessment._asdict().items()}}
+        prediction = tiny_model().double()(images.double(), semantics.double(), stages)
+    named = {f"prediction.{k}": v for k, v in prediction._asdict().items() if v is not None}
+    arrays = {**stages, **named}
     GOLDEN.parent.mkdir(exist_ok=True)
     np.savez_compressed(GOLDEN, **{k: v.float().numpy() for k, v in arrays.items()})
     print(f"{GOLDEN}: {len(arrays)} arrays, {GOLDEN.stat().st_size} bytes")

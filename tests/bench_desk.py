@@ -84,9 +84,10 @@ TRAIN = """
 [[model]]
 name = "trained"
 kind = "train"
-model = "convolutional"
-settings = ["epochs=1", "crop=32", "batch_size=8", "finish=0", "recalibrate=0"]
-network = ["widths=[4,4,8,8]", "depths=[1,1,1]"]
+model = "compact"
+backbone = "random"
+settings = ["epochs=1", "crop=32", "batch_size=8", "distorted=2"]
+network = ["width_factor=0.25"]
 """
 
 

@@ -20,9 +20,9 @@ MAIN = [sys.executable, "-c", "from ma_agiqa.cli import main; main()"]
 def save_model(directory: Path, *, seed: int) -> Path:
     config = ModelConfig(
         name="tiny",
-        architecture="convolutional",
-        network={"widths": [4, 4, 8, 8], "depths": [1, 1, 1]},
-        preprocess=Preprocess("native", min_side=16, max_pixels=512 * 512),
+        architecture="compact",
+        network={"width_factor": 0.25},
+        preprocess=Preprocess("native", min_side=32, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),
         trained_on=TrainedOn("made-up", "quality", "paper", 2, (0.0, 2.5, 5.0)),
     )

@@ -13,13 +13,13 @@ from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
 from ma_agiqa.types import Scale
 
-SMALL = {"widths": [4, 8, 8, 12], "depths": [1, 1, 1]}
+SMALL = {"width_factor": 0.25}
 
 
 def small_config() -> ModelConfig:
     return ModelConfig(
         name="tiny",
-        architecture="convolutional",
+        architecture="compact",
         network=dict(SMALL),
         preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
         scale=Scale(0.0, 5.0),
@@ -88,9 +88,9 @@ def change(directory: Path, **changes: object) -> None:
         ({"format_version": 99}, "reads up to 1"),
         ({"colour": "blue"}, "unknown keys"),
         ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
-        ({"network": {"wdiths": [1]}}, "no argument .wdiths.*did you mean widths"),
-        ({"network": {"widths": [4, 8, 8, 24], "depths": [1, 1, 1]}}, "has shape"),
-        ({"network": {"widths": [4, 8, 8, 12], "depths": [1, 1, 2]}}, "missing"),
+        ({"network": {"wdith": 1}}, "no argument .wdith.*did you mean width"),
+        ({"network": {"width_factor": 0.5}}, "has shape"),
+        ({"architecture": "ma-agiqa", "network": {}}, "missing"),
         ({"scale": {"low": "zero", "high": 5}}, "expected float"),
     ],
 )

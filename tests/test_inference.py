@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ma_agiqa import checkpoints
 from ma_agiqa.config import TrainedOn
-from ma_agiqa.experts.convolutional import LocalQuality
 from ma_agiqa.inference import Scorer, load
+from ma_agiqa.models.prediction import Prediction
 from tiny_scorer import (
     TINY_COMPACT,
     TOLERANCE,
-    Bare,
     TinyNetwork,
     make_config,
     make_scorer,
     noise,
+    predict,
     values,
 )
 
@@ -108,7 +108,7 @@ def test_decoding_runs_beside_the_network() -> None:
     met = []
 
     class Waiting(TinyNetwork):
-        def forward(self, images: Tensor) -> LocalQuality | Bare:
+        def forward(self, images: Tensor) -> Prediction:
             forward_began.set()
             met.append(third_read.wait(timeout=10))
             return super().forward(images)
@@ -142,7 +142,7 @@ def test_maps_come_only_when_asked_for_and_add_up_to_the_score() -> None:
     assert asked.weight_map is not None
     total = float((asked.quality_map * asked.weight_map).sum())
     assert total == pytest.approx(float(asked), abs=1e-5)  # float32 sum of a hundred places
-    assert asked.contributions == {"visual": pytest.approx(float(asked))}
+    assert asked.contributions == {"visual": pytest.approx(float(asked)), "bias": 0.0}
     assert asked.contribution_map is not None
     assert float(asked.contribution_map.sum()) == pytest.approx(float(asked), abs=1e-5)
     (row,) = scorer.score([noise(0)], explain=True)
@@ -150,16 +150,10 @@ def test_maps_come_only_when_asked_for_and_add_up_to_the_score() -> None:
     np.testing.assert_allclose(row.quality_map, asked.quality_map, rtol=0, atol=1e-6)
 
 
-def test_a_model_without_maps_scores_all_the_same() -> None:
-    score = make_scorer(TinyNetwork(maps=False))(noise(0), explain=True)
-    assert score.quality_map is None
-    assert score.score is not None
-
-
 def test_percentile_is_interpolated_between_the_training_quantiles() -> None:
     class Constant(TinyNetwork):
-        def forward(self, images: Tensor) -> LocalQuality | Bare:
-            return Bare(images[:, 0, 0, 0] * 5)
+        def forward(self, images: Tensor) -> Prediction:
+            return predict(images[:, 0, :1, :1] * 5)
 
     trained = TrainedOn("made-up", "quality", "paper", 3, (0.0, 1.0, 5.0))
     scorer = Scorer(Constant(), make_config(trained_on=trained), device="cpu")

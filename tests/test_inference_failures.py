@@ -15,11 +15,10 @@ from torch import Tensor
 from ma_agiqa import devices
 from ma_agiqa.config import TrainedOn
 from ma_agiqa.errors import DataError, ImageError, ModelError, UsageError
-from ma_agiqa.experts.convolutional import LocalQuality
 from ma_agiqa.inference import Scorer, load
+from ma_agiqa.models.prediction import Prediction
 from tiny_scorer import (
     TOLERANCE,
-    Bare,
     TinyNetwork,
     make_config,
     make_scorer,
@@ -89,7 +88,7 @@ class ShortOfMemory(TinyNetwork):
         super().__init__()
         self.room = room
 
-    def forward(self, images: Tensor) -> LocalQuality | Bare:
+    def forward(self, images: Tensor) -> Prediction:
         if len(images) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(images)
@@ -109,7 +108,7 @@ def test_an_image_too_large_for_memory_is_an_error_row(twelve: list[Path]) -> No
 
 def test_a_bug_in_the_network_is_not_hidden_in_a_row() -> None:
     class Broken(TinyNetwork):
-        def forward(self, images: Tensor) -> LocalQuality | Bare:
+        def forward(self, images: Tensor) -> Prediction:
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -118,8 +117,9 @@ def test_a_bug_in_the_network_is_not_hidden_in_a_row() -> None:
 
 def test_a_network_that_gives_another_number_of_scores_is_refused() -> None:
     class OneForAll(TinyNetwork):
-        def forward(self, images: Tensor) -> Bare:
-            return Bare(super().forward(images).score.mean())
+        def forward(self, images: Tensor) -> Prediction:
+            prediction = super().forward(images)
+            return prediction._replace(score=prediction.score.mean())
 
     with pytest.raises(ModelError, match="expected"):
         list(make_scorer(OneForAll(), batch_size=2).score([noise(0), noise(1)]))

@@ -15,9 +15,10 @@ from torch import Tensor
 from ma_agiqa import checkpoints, load
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, MissingExtraError, UsageError
-from ma_agiqa.fusion import GatedMixture
-from ma_agiqa.model import MAAGIQA, Assessment
-from ma_agiqa.transforms import prepare
+from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.mixture import GatedMixture
+from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.types import Scale
 from official_network import TINY, tiny_inputs, tiny_model
 
@@ -31,7 +32,7 @@ def model() -> MAAGIQA:
     return tiny_model()
 
 
-def score(model: MAAGIQA, *inputs: Tensor | None) -> Assessment:
+def score(model: MAAGIQA, *inputs: Tensor | None) -> Prediction:
     with torch.inference_mode():
         return model(*(inputs or tiny_inputs()))
 
@@ -42,8 +43,8 @@ def outputs(request: pytest.FixtureRequest) -> tuple[torch.dtype, dict[str, Tens
     stages: dict[str, Tensor] = {}
     with torch.inference_mode():
         images, semantics = (value.to(dtype) for value in tiny_inputs())
-        assessment = tiny_model().to(dtype)(images, semantics, stages)
-    named = {f"assessment.{k}": v for k, v in assessment._asdict().items()}
+        prediction = tiny_model().to(dtype)(images, semantics, stages)
+    named = {f"prediction.{k}": v for k, v in prediction._asdict().items() if v is not None}
     return dtype, {**stages, **named}
 
 
@@ -72,7 +73,7 @@ def test_contributions_and_bias_sum_to_the_score(semantics: int, gate: str) -> N
     assert said.contributions.shape == said.gate.shape == (3, semantics + 1)
     # float32: sums of 64 products of order one, each rounded at 6e-8
     torch.testing.assert_close(said.contributions.sum(1) + said.bias, said.score, atol=1e-5, rtol=0)
-    by_patch = said.patch_contributions.sum((1, 2)) + said.patch_constant
+    by_patch = said.contribution_map.sum((1, 2)) + said.map_constant
     torch.testing.assert_close(by_patch, said.contributions[:, -1], atol=1e-5, rtol=0)
 
 
@@ -131,8 +132,12 @@ def test_experts_stand_in_the_order_meaning_coherence_visual() -> None:
 def test_patch_map_is_read_row_by_row(model: MAAGIQA) -> None:
     stages: dict[str, Tensor] = {}
     said = model(*tiny_inputs(), stages)
-    assert said.patch_quality.shape == (2, 8, 8)
-    assert torch.equal(said.patch_quality[:, 1, 2], stages["patches"][:, 8 + 2])
+    assert said.contribution_map.shape == (2, 8, 8)
+    readout = model.mixture.readout.weight[0]
+    per_patch = readout @ model.visual_projection.weight[:, 8 + 2]
+    expected = said.gate[:, -1] * per_patch * stages["patches"][:, 8 + 2]
+    # The same three float32 factors, multiplied in another order.
+    torch.testing.assert_close(said.contribution_map[:, 1, 2], expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 40), (2, 3, 224, 224), (2, 1, 32, 32), (3, 32, 32)])
@@ -242,7 +247,8 @@ def test_two_threads_get_the_same_bits(model: MAAGIQA) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(lambda i: (i % 2, score(model, *inputs[i % 2])), range(40)))
     for which, said in runs:
-        assert all(torch.equal(a, b) for a, b in zip(said, alone[which], strict=True))
+        for ours, theirs in zip(said, alone[which], strict=True):
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs)
 
 
 def test_eval_is_deterministic_and_training_drops(model: MAAGIQA) -> None:

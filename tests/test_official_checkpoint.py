@@ -19,7 +19,7 @@ import official_network
 from ma_agiqa.checkpoints import load
 from ma_agiqa.cli import app
 from ma_agiqa.images import read_image
-from ma_agiqa.transforms import prepare
+from ma_agiqa.models.preprocess import prepare
 
 for _module in ("timm", "cv2"):
     pytest.importorskip(_module, reason="the paper's model needs the extra `paper`")

@@ -25,7 +25,8 @@ import reference
 from ma_agiqa import checkpoints
 from ma_agiqa.cli.convert import convert as convert_command
 from ma_agiqa.convert import convert, official_name
-from ma_agiqa.model import MAAGIQA, Assessment
+from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.prediction import Prediction
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytestmark = pytest.mark.timeout(1200)  # the full network in float64, on a machine that is busy
@@ -171,7 +172,7 @@ def test_every_parameter_of_the_full_network_gets_a_gradient(run: Run) -> None:
 class Scored(NamedTuple):
     model: MAAGIQA
     inputs: tuple[Tensor, Tensor]
-    assessment: Assessment
+    prediction: Prediction
 
 
 @pytest.fixture(scope="session")
@@ -203,24 +204,24 @@ def test_eval_mode_scores_like_the_official_code(fixtures: Path, scored: Scored)
     with np.load(fixtures / "ma_agiqa_head_tame.npz") as recorded:
         theirs, gate = recorded["score"].reshape(-1), recorded["gating"]
     tolerance = CASES["tame-float32"].forward
-    ours = scored.assessment
+    ours = scored.prediction
     np.testing.assert_allclose(ours.score, theirs, rtol=0, atol=tolerance * theirs.std())
     np.testing.assert_allclose(ours.gate, gate, rtol=0, atol=tolerance * gate.std())
 
 
 def test_score_splits_over_experts_and_patches(scored: Scored) -> None:
-    said = scored.assessment
+    said = scored.prediction
     # float32 sums of 784 terms of a score of a few units
     tolerance = {"atol": 1e-5 * said.contributions.abs().max().item(), "rtol": 0}
     torch.testing.assert_close(said.contributions.sum(1) + said.bias, said.score, **tolerance)
-    by_patch = said.patch_contributions.sum((1, 2)) + said.patch_constant
+    by_patch = said.contribution_map.sum((1, 2)) + said.map_constant
     torch.testing.assert_close(by_patch, said.contributions[:, 2], **tolerance)
 
 
 def test_score_does_not_depend_on_the_batch(scored: Scored) -> None:
     with torch.inference_mode():
         alone = scored.model(*(value[1:] for value in scored.inputs)).score
-    together = scored.assessment.score
+    together = scored.prediction.score
     # float32 rounding in matmuls of another shape, relative to scores of a few units
     scale = together.abs().max().item()
     assert alone.item() == pytest.approx(together[1].item(), abs=1e-5 * scale)
@@ -229,7 +230,7 @@ def test_score_does_not_depend_on_the_batch(scored: Scored) -> None:
 def test_bfloat16_autocast_agrees(scored: Scored) -> None:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         half = scored.model(*scored.inputs).score
-    exact = scored.assessment.score
+    exact = scored.prediction.score
     assert half.dtype == torch.float32
     # bfloat16 keeps 8 bits, 0.4 % a step; errors of many rounded sums partly cancel
     spread = (exact[0] - exact[1]).abs().item()

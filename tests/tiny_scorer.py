@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,45 +12,54 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.experts.convolutional import LocalQuality
 from ma_agiqa.inference import Scorer
+from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.types import Scale
 
 TOLERANCE = 1e-4
 """What the project promises; float32 sums of another order differ by about 1e-6."""
 
 
-TINY_COMPACT = {"widths": [4, 4, 8, 8], "depths": [1, 1, 1]}
-
-
-class Bare(NamedTuple):
-    score: Tensor
+TINY_COMPACT = {"width_factor": 0.25}
 
 
 class TinyNetwork(nn.Module):
     """A convolution whose mean is the score; it notes the size of each batch it is given."""
 
-    def __init__(self, *, maps: bool = True) -> None:
+    experts = ("visual",)
+
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.local = nn.Conv2d(3, 1, 5, stride=4)
-        self.maps = maps
         self.batches: list[tuple[int, ...]] = []
 
-    def forward(self, images: Tensor) -> LocalQuality | Bare:
+    def forward(self, images: Tensor) -> Prediction:
         self.batches.append(tuple(images.shape))
         quality = self.local(images).squeeze(1)
-        weight = torch.full_like(quality, 1 / quality[0].numel())
-        score = (quality * weight).sum((1, 2))
-        return LocalQuality(score, quality, weight, images) if self.maps else Bare(score)
+        return predict(quality)
+
+
+def predict(quality: Tensor) -> Prediction:
+    """Return the prediction of a single expert whose places count alike."""
+    weight = torch.full_like(quality, 1 / quality[0].numel())
+    score = (quality * weight).sum((1, 2))
+    return Prediction(
+        score=score,
+        contributions=score[:, None],
+        bias=torch.zeros_like(score),
+        gate=torch.ones_like(score)[:, None],
+        contribution_map=quality * weight,
+        weight_map=weight,
+    )
 
 
 def make_config(**changes: object) -> ModelConfig:
     config = ModelConfig(
         name="tiny",
-        architecture="convolutional",
+        architecture="compact",
         network={},
-        preprocess=Preprocess("native", min_side=16, max_pixels=512 * 512),
+        preprocess=Preprocess("native", min_side=32, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]

@@ -34,8 +34,7 @@ from ma_agiqa.text import hint, some
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 ARCHITECTURES: dict[str, str] = {
-    "compact": "ma_agiqa.experts.compact:CompactExpert",
-    "convolutional": "ma_agiqa.experts.convolutional:ConvolutionalExpert",
+    "compact": "ma_agiqa.models.compact.model:CompactModel",
     "ma-agiqa": "ma_agiqa.model:MAAGIQA",
 }
 """Architecture name in `config.json` -> module and class; the class takes `config.network`."""

@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an RGB image becomes the network's input tensor; see `transforms.py`.
+    """How an RGB image becomes the network's input tensor; see `models/preprocess.py`.
 
     Attributes:
-        kind: name in the table of `transforms.py`.
+        kind: name in the table of `models/preprocess.py`.
         min_side: images with a shorter side below this many pixels are refused.
         max_pixels: larger images are reduced to this area; 0 means the kind fixes the size.
     """

@@ -17,7 +17,7 @@ The format is found from the content, never from the file name. Colour profiles 
 are not applied: values stay as stored, as in the data sets that the models are trained on.
 Limits are checked on the header, before memory is spent. No setting of Pillow is changed, and
 one is relied on: a program that sets its LOAD_TRUNCATED_IMAGES gets truncated images as well.
-Not done here: resizing, and refusing images too small for a model (`transforms.py`).
+Not done here: resizing, and refusing images too small for a model (`models/preprocess.py`).
 
 Shapes: H, W image height and width in pixels.
 """

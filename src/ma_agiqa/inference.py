@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ma_agiqa import checkpoints, devices, images, presets, transforms
+from ma_agiqa import checkpoints, devices, images, presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
-from ma_agiqa.experts.convolutional import ConvolutionalExpert
-from ma_agiqa.explain import explanations
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.sources import SemanticSource, open_source
 from ma_agiqa.lanes import Lanes
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
+from ma_agiqa.models import preprocess as preprocessing
+from ma_agiqa.models.prediction import explanations
 from ma_agiqa.types import RGB, Score
 
 DEFAULT_BATCH = {"cpu": 2, "mps": 8, "cuda": 32}
@@ -78,7 +78,8 @@ def load(
     )
     network, config = checkpoints.load(directory)
     return Scorer(
-        _ready_to_score(network),
+        # Convolutions of this memory layout run faster on a CPU.
+        network.to(memory_format=torch.channels_last),
         config,
         device=device,
         batch_size=batch_size,
@@ -113,7 +114,7 @@ class Scorer:
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
         self._lanes: Lanes | None = None
-        if self.device.type == "cpu" and getattr(model, "one_by_one", False):
+        if self.device.type == "cpu" and getattr(model, "alone", False):
             self._lanes, default_batch = Lanes(default_workers), 2 * default_workers
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
@@ -121,6 +122,7 @@ class Scorer:
         self.config = config
         self.name = config.name if revision is None else f"{config.name}@{revision}"
         self.semantics = semantics
+        self._experts = getattr(model, "experts", (*config.questions, "visual"))
         self._quantiles = _score_quantiles(config)
         self._forward_lock = threading.Lock()
 
@@ -205,7 +207,7 @@ class Scorer:
         prompt: Callable[[Any], str | None],
     ) -> Prepared:
         rgb = read(source)
-        tensor = transforms.prepare(rgb, self.config.preprocess)
+        tensor = preprocessing.prepare(rgb, self.config.preprocess)
         if self.semantics is None:
             return Prepared(tensor)
         sha256 = content(source) if self.semantics.needs_hash else None
@@ -270,7 +272,7 @@ class Scorer:
             output = self.model(*inputs)
             values = output.score.float().cpu()
             count = len(inputs[0])
-            reasons = explanations(output, self.config) if explain else [{}] * count
+            reasons = explanations(output, self._experts) if explain else [{}] * count
         if values.shape != (count,):
             raise ModelError(
                 f"the network gave scores of shape {tuple(values.shape)}, expected ({count},)",
@@ -295,14 +297,6 @@ class Scorer:
             model=self.name,
             error=error,
         )
-
-
-def _ready_to_score(network: nn.Module) -> nn.Module:
-    """Bring a loaded network into its fastest form; scores stay the same up to rounding."""
-    if isinstance(network, ConvolutionalExpert):
-        network.fold()
-    # Convolutions of this memory layout run about a fifth faster on a CPU.
-    return network.to(memory_format=torch.channels_last)
 
 
 def _positive(name: str, value: int | None, default: int) -> int:

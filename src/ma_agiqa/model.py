@@ -3,7 +3,7 @@
 Source: paper figure 2; official models/MA_AGIQA.py.
 Experts stand in the official order: semantic vectors first (the paper's meaning, then
 coherence), the visual expert last. Kept from the official code: see `experts` and `fusion`.
-What this file does not do: read images (`transforms.py`), extract semantic vectors
+What this file does not do: read images (`models/preprocess.py`), extract semantic vectors
 (`experts/semantic.py`), convert published weights (`convert.py`).
 
 Shapes: B images, K semantic vectors, F their width, E = K + 1 experts, N = h x w patches,
@@ -12,40 +12,20 @@ D evidence width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.experts.visual import VisualExpert
-from ma_agiqa.fusion import GatedMixture, Mixture, SemanticProjection
 from ma_agiqa.hub import HubModel
+from ma_agiqa.models.mixture import GatedMixture, Mixture, SemanticProjection
+from ma_agiqa.models.prediction import Prediction
 
-
-class Assessment(NamedTuple):
-    """What the network says about a batch; scores are on the scale it was trained on.
-
-    Attributes:
-        score: (B,), unbounded.
-        gate: weight of each expert, (B, E), experts in order, visual last.
-        contributions: what each expert adds, (B, E); with `bias` they sum to `score`.
-        bias: what the readout adds whatever the image, (B,).
-        patch_quality: the visual evidence f = s * w as a map, (B, h, w).
-        patch_contributions: what each patch adds to the visual contribution, (B, h, w).
-            Exact as arithmetic, approximate as geography: the scrambled attention residual
-            mixes places.
-        patch_constant: the rest of the visual contribution, (B,).
-    """
-
-    score: Tensor
-    gate: Tensor
-    contributions: Tensor
-    bias: Tensor
-    patch_quality: Tensor
-    patch_contributions: Tensor
-    patch_constant: Tensor
+_BLOCK = re.compile(r"^visual\.backbone\.vit\.blocks\.(\d+)\.")
 
 
 class MAAGIQA(
@@ -93,7 +73,7 @@ class MAAGIQA(
         images: Tensor,
         semantics: Tensor | None = None,
         stages: dict[str, Tensor] | None = None,
-    ) -> Assessment:
+    ) -> Prediction:
         """Score a batch.
 
         Args:
@@ -125,22 +105,29 @@ class MAAGIQA(
             stages["gate"], stages["blend"] = mixture.gate, mixture.blend
         return assessment
 
-    def explain(self, patches_BN: Tensor, mixture: Mixture) -> Assessment:
+    def explain(self, patches_BN: Tensor, mixture: Mixture) -> Prediction:
         """Split the visual contribution over the patches it came from."""
         readout_D = self.mixture.readout.weight.squeeze(0)
         visual_gate_B = mixture.gate[:, -1]
         per_patch_N = readout_D @ self.visual_projection.weight
         patch_contributions_BN = visual_gate_B[:, None] * per_patch_N * patches_BN
         map_size = (self.visual.grid, self.visual.grid)
-        return Assessment(
+        return Prediction(
             score=mixture.score,
-            gate=mixture.gate,
             contributions=mixture.contributions,
             bias=self.mixture.readout.bias.expand_as(mixture.score),
-            patch_quality=patches_BN.unflatten(1, map_size),
-            patch_contributions=patch_contributions_BN.unflatten(1, map_size),
-            patch_constant=visual_gate_B * (readout_D @ self.visual_projection.bias),
+            gate=mixture.gate,
+            contribution_map=patch_contributions_BN.unflatten(1, map_size),
+            map_constant=visual_gate_B * (readout_D @ self.visual_projection.bias),
         )
+
+    def depth_of(self, name: str) -> int:
+        """Return how deep a parameter lies: 0 above the vision transformer, 1 in its last block."""
+        block = _BLOCK.search(name)
+        if block:
+            return len(self.visual.backbone.vit.blocks) - int(block.group(1))
+        inside = name.startswith("visual.backbone.")
+        return len(self.visual.backbone.vit.blocks) + 1 if inside else 0
 
     def check_semantics(self, semantics: Tensor | None, *, batch: int) -> tuple[Tensor, ...]:
         """Return the K vectors of shape (B, F), or refuse them.

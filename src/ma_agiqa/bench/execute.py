@@ -30,11 +30,8 @@ from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.evaluation.scores import evaluate_scores, scores_of, with_direction
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import write_atomically
-from ma_agiqa.training.request import Observer, TrainRequest
+from ma_agiqa.training.request import Observer, Source, TrainRequest
 from ma_agiqa.training.run import train
-
-DESCRIPTIONS = "descriptions"
-"""Folder of the statistics of images, which the compact model's cells share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +168,7 @@ def _train(cell: Cell, bench: Bench) -> Outcome:
         precision=spec.precision,
         resume=(folder / "run.json").exists(),
         columns=data.spec.columns,
-        descriptions=bench.out / DESCRIPTIONS if spec.model == "compact" else None,
+        also=tuple(Source.parse(text, split=cell.split) for text in spec.also),
     )
     directory = train(request, observer=bench.observer)
     scorer = inference.load(directory, device=bench.device, store=spec.store)

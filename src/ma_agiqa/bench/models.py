@@ -19,7 +19,7 @@ from typing import ClassVar, TypeAlias
 
 from ma_agiqa.errors import UsageError
 from ma_agiqa.text import hint
-from ma_agiqa.training.recipe import RECIPES, ClosedForm, Recipe, with_settings
+from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.starts import STARTS
 
 
@@ -43,6 +43,7 @@ class TrainSpec:
 
     Attributes:
         vectors: which of the store's questions the network takes; all when empty.
+        also: further data sets to learn from, each `NAME=ROOT@SPLIT`.
         splits: on which of the grid's splits it is run; all when empty. For what takes long.
     """
 
@@ -58,9 +59,10 @@ class TrainSpec:
     store: Path | None = None
     vectors: tuple[str, ...] = ()
     precision: str = "auto"
+    also: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
 
-    def recipe_of(self) -> Recipe | ClosedForm:
+    def recipe_of(self) -> Recipe:
         """Return the recipe with its settings.
 
         Raises:

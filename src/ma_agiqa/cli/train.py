@@ -15,7 +15,7 @@ Architecture = Annotated[
     str,
     typer.Option(
         "--model",
-        help="What to train: compact, convolutional, visual or paper anew; or a model directory "
+        help="What to train: compact, visual or paper anew; or a model directory "
         "or Hub id to fine-tune.",
     ),
 ]
@@ -45,15 +45,17 @@ Also = Annotated[
     list[str] | None,
     typer.Option(
         "--also",
-        help="Another data set to learn from at the same time: NAME=ROOT or TABLE=ROOT; may be "
-        "repeated. The model keeps the scale of --data.",
+        help="Another data set to learn from at the same time: NAME=ROOT or TABLE=ROOT, with "
+        "@SPLIT where it is not that of --data; may be repeated. The model keeps the scale of "
+        "--data.",
     ),
 ]
 Backbone = Annotated[
     str,
     typer.Option(
         "--backbone",
-        help="Start of the vision transformer: published, random, or a safetensors file.",
+        help="Start of the trunk: published (ImageNet), random, or for a vision transformer a "
+        "safetensors file.",
     ),
 ]
 Store = Annotated[
@@ -66,12 +68,6 @@ Network = Annotated[
         "--network",
         help="Change one argument of the network: key=value, a dot leads inward, the value is "
         "JSON or text. gate=softmax, visual.taps=[5,8].",
-    ),
-]
-Descriptions = Annotated[
-    Path | None,
-    typer.Option(
-        help="Of compact: folder where statistics of images are kept, for other runs too."
     ),
 ]
 
@@ -93,7 +89,6 @@ def train(
     store: Store = None,
     network: Network = None,
     also: Also = None,
-    descriptions: Descriptions = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
     prompt_column: options.PromptColumn = None,
@@ -104,9 +99,9 @@ def train(
     keep_freed_memory()
     from ma_agiqa.data.registry import TableColumns
     from ma_agiqa.errors import UsageError
-    from ma_agiqa.training.processes import is_first
     from ma_agiqa.training.recipe import RECIPES, with_settings
-    from ma_agiqa.training.request import TrainRequest
+    from ma_agiqa.training.request import Source, TrainRequest
+    from ma_agiqa.training.run import is_first
     from ma_agiqa.training.run import train as run
     from ma_agiqa.training.starts import find
 
@@ -129,23 +124,12 @@ def train(
         precision=precision,
         resume=resume,
         columns=TableColumns(image_column, score_column, prompt_column),
-        descriptions=descriptions,
-        also=tuple(name_and_root(text) for text in also or ()),
+        also=tuple(Source.parse(text, split=split) for text in also or ()),
     )
     with Progress() as progress:
         directory = run(request, observer=progress)
     if is_first():
         typer.echo(directory)
-
-
-def name_and_root(text: str) -> tuple[str, Path]:
-    """Return the data set and the folder that `NAME=ROOT` names."""
-    from ma_agiqa.errors import UsageError
-
-    name, equals, root = text.rpartition("=")
-    if not (name and equals and root):
-        raise UsageError(f"--also takes NAME=ROOT, got {text!r}")
-    return name, Path(root)
 
 
 class Progress:
@@ -176,9 +160,6 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def described(self, images: int, of: int) -> None:
-        self.bar.update(self.task, total=of, completed=images, news="images described")
-
     def epoch_started(self, epoch: int, epochs: int) -> None:
         self.bar.update(self.task, total=epochs, completed=epoch)
 
@@ -187,12 +168,6 @@ class Progress:
 
     def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None:
         self.latest = f"val SRCC {line['srcc']:.4f}"
-        if "epoch" not in line:
-            self.console.print(
-                f"fitted  {self.latest}  PLCC {line['plcc_raw']:.4f}  {line['seconds']:.0f} s",
-                highlight=False,
-            )
-            return
         self.bar.advance(self.task)
         self.console.print(
             f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  val SRCC {line['srcc']:.4f}  "

@@ -12,13 +12,13 @@ from typing import Any
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
 from ma_agiqa.experts.semantic import fingerprint_of
-from ma_agiqa.training.recipe import ClosedForm, Recipe
+from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import in_words
 
 
 def training_card(
     config: ModelConfig,
-    recipe: Recipe | ClosedForm,
+    recipe: Recipe,
     best: dict[str, Any],
     split: Split,
     *,
@@ -39,12 +39,10 @@ def training_card(
             f"  `{fingerprint_of(config.encoder)}` ({config.encoder.get('encoder', 'unnamed')}).\n"
         )
     start = "from random initial weights"
-    if isinstance(recipe, ClosedForm):
-        start = "fitted in closed form, without weights from elsewhere"
     if "started_from" in config.training:
         start = "fine-tuned, see below"
     if backbone not in (None, "random"):
-        start += f" but for its vision transformer ({backbone})"
+        start += f" but for its trunk, which started from ImageNet weights ({backbone})"
     selected = f"{len(split.val)} images"
     if "data_sets" in config.training:
         selected = "the mean over the data sets"

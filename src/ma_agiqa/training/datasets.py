@@ -7,8 +7,8 @@ Shapes: n images of a set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,17 +22,14 @@ from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import some
-from ma_agiqa.training.images import TrainingImages
-from ma_agiqa.training.parts import Part
+from ma_agiqa.training.data import TrainingImages, TrainingSet
+from ma_agiqa.training.request import Source
 from ma_agiqa.training.scales import LinearMap, between, standardised
 from ma_agiqa.training.semantics import vectors_of
 from ma_agiqa.types import Scale
 
 MIN_VALIDATION = 5
 """Fewer images than this have no rank correlation to select by."""
-
-ORIGIN = ("generator", "setting")
-"""Groups of records that say how an image was made."""
 
 IDENTITY = LinearMap(1.0, 0.0)
 
@@ -57,12 +54,6 @@ class DataSet:
         """Return the human scores of a part, on the set's own scale, (n,)."""
         return self.samples.target(self.target)[self.split.part(part)]
 
-    def origins(self, part: str) -> list[str]:
-        """Return what made each image of a part: generator and setting, or the set itself."""
-        chosen = self.samples.subset(self.split.part(part))
-        known = [chosen.groups[name] for name in ORIGIN if name in chosen.groups]
-        return [" ".join(words) for words in zip([self.name] * len(chosen), *known, strict=True)]
-
     @property
     def scale(self) -> Scale:
         """The nominal ends of the set's scale, or what its training scores span."""
@@ -72,9 +63,8 @@ class DataSet:
 
 
 def load_sets(
-    sources: list[tuple[str, Path]],
+    sources: Sequence[Source],
     *,
-    split: str,
     target: str | None,
     columns: TableColumns,
     scale: Scale | None,
@@ -82,7 +72,7 @@ def load_sets(
     """Load data sets, the main one first.
 
     Args:
-        sources: name or table, and root, of each.
+        sources: the data sets, that of the model's scale first.
         target: of the main set, and of the others where they have it.
         scale: of the model to be fine-tuned; None takes the first set's.
 
@@ -90,8 +80,8 @@ def load_sets(
         DataError: a set or its split is incomplete, or too small, or its scores do not vary.
     """
     found: list[DataSet] = []
-    for data, root in sources:
-        samples = registry.load(data, root, columns)
+    for source in sources:
+        samples = registry.load(source.data, source.root, columns)
         own = next(iter(samples.targets))
         if target is not None and (not found or target in samples.targets):
             samples.target(target)  # an unknown one of the main set is an error
@@ -100,7 +90,8 @@ def load_sets(
         name = samples.dataset
         if name in names:
             name = f"{name}-{len(found) + 1}"
-        one = DataSet(name, samples, splits.resolve(split, samples, root), own)
+        split = splits.resolve(source.split, samples, source.root)
+        one = DataSet(name, samples, split, own)
         _require_learnable(one)
         found.append(one)
     first = found[0]
@@ -143,10 +134,9 @@ def training_part(
     part: str,
     *,
     preprocess: Preprocess,
-    device: torch.device,
     store: FeatureStore | None,
     config: ModelConfig | None,
-) -> Part:
+) -> TrainingSet:
     """Return one part of all sets: `train` on the model's scale, others on their own.
 
     Args:
@@ -162,22 +152,17 @@ def training_part(
     scores = [
         one.to_model(one.scores(part)) if part == "train" else one.scores(part) for one in sets
     ]
-    second = None
-    if len(sets) == 1:
-        others = [name for name in chosen[0].targets if name != sets[0].target]
-        second = chosen[0].target(others[0]) if others else None
     vectors = [vectors_of(store, samples, config=config) for samples in chosen]
     sizes = [len(samples) for samples in chosen]
-    return Part(
+    return TrainingSet(
         images=TrainingImages(
             [path for samples in chosen for path in samples.path],
             preprocess=preprocess,
-            device=device,
         ),
         scores=np.concatenate(scores),
-        second=second,
         semantics=None if store is None else torch.cat([v for v in vectors if v is not None]),
-        sets=None if len(sets) == 1 else np.repeat(np.arange(len(sets)), sizes),
+        sets=np.repeat(np.arange(len(sets)), sizes),
+        names=tuple(one.name for one in sets),
     )
 
 

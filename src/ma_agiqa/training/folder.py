@@ -3,7 +3,6 @@
 OUT/run.json     the settings; a resumed run must have the same
 OUT/log.jsonl    one line per finished epoch
 OUT/curves/      the same for TensorBoard, when it is installed
-OUT/statistics/  of a fit in closed form: the images described so far
 OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
 OUT/model/       the model directory of the best epoch so far on the validation part
 """
@@ -25,7 +24,6 @@ from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.training.loop import Trainer
-from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.starts import Start
 
 if TYPE_CHECKING:
@@ -52,8 +50,7 @@ class Run:
         self.request, self.folder, self.model = request, request.out, request.out / "model"
         self.notes: list[str] = []
         settings = self.folder / "run.json"
-        # Descriptions of images are found by content, so an unfinished fit stands in no one's way.
-        state = self.folder / ("log.jsonl" if start.closed_form else "state.pt")
+        state = self.folder / "state.pt"
         if state.exists() and not request.resume:
             raise UsageError(
                 "holds an earlier run", path=self.folder, remedy="--resume, or another --out"
@@ -61,11 +58,10 @@ class Run:
         if request.resume and not state.exists():
             if not settings.exists():
                 raise UsageError("holds no run to resume", path=self.folder)
-            if not start.closed_form:
-                self.notes.append("no epoch had finished: starting from the beginning")
+            self.notes.append("no epoch had finished: starting from the beginning")
         own = self._settings()
         if request.resume:
-            _require_same(settings, own, defaults=type(request.recipe)())
+            _require_same(settings, own)
         elif first:
             write_atomically(settings, json.dumps(own, indent=2) + "\n")
         self._writer: Callable[[dict[str, Any]], None] | None = None
@@ -97,10 +93,6 @@ class Run:
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_atomically(self.folder / "log.jsonl", lines)
         self._draw(history)
-
-    def finish(self, line: dict[str, Any]) -> None:
-        """Write the figures of a fit in closed form, which has no epochs."""
-        write_atomically(self.folder / "log.jsonl", json.dumps(line) + "\n")
 
     def tell(self, observer: Observer) -> None:
         """Pass on what has come up since the last time."""
@@ -141,7 +133,7 @@ class Run:
         if request.network:
             settings["network"] = list(request.network)
         if request.also:
-            settings["also"] = [name for name, _ in request.also]
+            settings["also"] = [[one.data, one.split] for one in request.also]
         if self.start.directory is not None:
             settings["started_from"] = checkpoints.fingerprint(self.start.directory)
         if self.store is not None:
@@ -150,13 +142,11 @@ class Run:
         return settings
 
 
-def _require_same(path: Path, own: dict[str, Any], *, defaults: Recipe | ClosedForm) -> None:
+def _require_same(path: Path, own: dict[str, Any]) -> None:
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
-    if isinstance(written.get("recipe"), dict):  # of a version with fewer keys
-        written["recipe"] = {**dataclasses.asdict(defaults), **written["recipe"]}
     for key in {**own, **written}:
         if written.get(key) != own.get(key):
             raise UsageError(

@@ -2,51 +2,132 @@
 
 Every random choice of an epoch follows from (seed, epoch) alone, so a run that was killed
 and resumed at the last finished epoch gives the same weights as an unbroken one, bit for bit
-on a CPU. Several processes plan the same batches and draw the same chances for the whole of
-each, then look at their own rows (`processes.py`); a batch may also be computed in parts, one
-after the other. Losses over a batch see all processes' rows of a part. What differs between
-one process and several: dropout masks, and batch normalisation on CPUs (each process's own rows).
+on a CPU. Several processes (`torchrun`, `accelerate launch`) plan the same batches and look at
+their own rows; accelerate averages their gradients. Each process computes correlation and order
+within its own rows.
+
 What this file does not do: touch a test part, or write files (`run.py`).
 
-Shapes: B images of a batch, S side of the crop.
+Shapes: B images of a batch, S side of the crop, h, w places of a map.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ma_agiqa.errors import DataError
-from ma_agiqa.training.augment import mixture, views
-from ma_agiqa.training.averaging import Average, batch_norms, recalibrate
-from ma_agiqa.training.batches import Batch, Rows, balanced, require_batches
-from ma_agiqa.training.losses import order_loss, score_loss
-from ma_agiqa.training.optimisation import build_optimiser, enable_checkpointing, learning_rate
-from ma_agiqa.training.parts import Part, autocast, predict, validation_figures
-from ma_agiqa.training.processes import Processes
+from ma_agiqa import devices
+from ma_agiqa.errors import DataError, MissingExtraError, UsageError
+from ma_agiqa.evaluation.metrics import plcc_raw, srcc
+from ma_agiqa.models import preprocess as preprocessing
+from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.training.data import TrainingSet
+from ma_agiqa.training.losses import distortion_loss, score_loss
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.scales import ScaleMaps
+from ma_agiqa.training.views import Copy, View, stacked
+
+PAPER_PERIOD = 50
+"""Steps from the peak to zero of the schedule `paper`: official main.py steps
+`CosineAnnealingLR(T_max=50)` after every batch, so the rate falls and climbs for the whole run."""
+
+FIGURES = {"srcc": srcc, "plcc_raw": plcc_raw}
+
+
+class Distributed:
+    """The processes of a training, seen from one of them.
+
+    Args:
+        device: as `devices.resolve` takes it; of several processes each takes its own GPU, so
+            then only `auto`, `cuda` or `cpu`.
+
+    Attributes:
+        count, rank: how many processes there are, and which one this is, from 0.
+        first: whether it is the one that writes.
+
+    Raises:
+        UsageError: a device that several processes cannot have.
+        MissingExtraError: several processes, and accelerate is not installed.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.count, self.rank, self._accelerator = launched(), 0, None
+        if self.count == 1:
+            self.device = devices.resolve(device)
+        else:
+            if device not in ("auto", "cuda", "cpu"):
+                raise UsageError(
+                    f"{self.count} processes cannot share the device {device!r}",
+                    remedy="--device auto gives each its own",
+                )
+            try:
+                from accelerate import Accelerator
+            except ImportError as error:
+                raise MissingExtraError("accelerate", "train") from error
+            cpu = device == "cpu" or devices.resolve(device).type == "cpu"
+            self._accelerator = Accelerator(cpu=cpu, mixed_precision="no")  # the loop autocasts
+            self.rank = int(self._accelerator.process_index)
+            # accelerate says "cpu:0", which torch cannot load a saved state to
+            self.device = torch.device("cpu") if cpu else self._accelerator.device
+        self.first = self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the network to run forward: its gradients are averaged over processes."""
+        if self._accelerator is None:
+            return model
+        wrapped: nn.Module = self._accelerator.prepare_model(model, device_placement=False)
+        return wrapped
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over processes; all must give the same shape."""
+        if self._accelerator is None:
+            return values
+        summed: Tensor = self._accelerator.reduce(values, reduction="sum")
+        return summed
+
+    def close(self) -> None:
+        """Part from the other processes, all of them done."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+            self._accelerator.end_training()
+
+
+def launched() -> int:
+    """Return how many processes the launcher says there are; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class _Learner(nn.Module):
+    """The network and the maps between the scales of several data sets: all that is trained."""
+
+    def __init__(self, network: nn.Module, maps: ScaleMaps | None) -> None:
+        super().__init__()
+        self.network, self.maps = network, maps
+
+    def forward(self, sets_B: Tensor, *inputs: Tensor) -> tuple[Tensor, Prediction]:
+        """Return the scores of the rated images on their data sets' scales, and all there is."""
+        prediction: Prediction = self.network(*inputs)
+        score_B = prediction.score[: len(sets_B)].float()
+        return (score_B if self.maps is None else self.maps(score_B, sets_B)), prediction
 
 
 class Trainer:
     """Owns the network, its moving average, the optimiser and the step count.
 
     Args:
-        model: network whose forward returns a record with `.score`; where it also has
-            `.features` (B, C, h, w) and the network a `width` C, the auxiliary target is read
-            from them.
+        model: network whose forward returns a `Prediction`. `depth_of(name)` says how deep a
+            parameter lies: 0 at the heads, and more the nearer it is to the pixels.
         train, val: of several data sets, scores of `train` are on one scale (`scales.py`).
         precision: `float32`, or `bfloat16` for automatic mixed precision.
-        processes: those of this training; this one alone on the CPU when None.
-        sets: names of the data sets that `train.sets` and `val.sets` count.
     """
 
     def __init__(
@@ -54,64 +135,70 @@ class Trainer:
         model: nn.Module,
         *,
         recipe: Recipe,
-        train: Part,
-        val: Part,
+        train: TrainingSet,
+        val: TrainingSet,
         seed: int,
         precision: str,
-        processes: Processes | None = None,
-        sets: Sequence[str] = (),
+        distributed: Distributed | None = None,
     ) -> None:
-        self.processes = processes = processes or Processes(torch.device("cpu"))
-        self.rows = Rows(
-            batch=recipe.batch_size,
-            parts=recipe.accumulate,
-            rank=processes.rank,
-            processes=processes.count,
-        )
-        require_batches(len(train.images), recipe)
-        self.recipe, self.train, self.val, self.sets = recipe, train, val, tuple(sets)
-        self.seed, self.device, self.precision = seed, processes.device, precision
-        first = train.scores if train.sets is None else train.scores[train.sets == 0]
-        self.spread = float(first.std())
-        if recipe.checkpointing:
-            enable_checkpointing(model)
-        model = processes.synchronised(model)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaging = Average(self.model, decay=recipe.ema)
-        self.average = self.averaging.model
-        self.auxiliary = self._auxiliary_head()
-        self.maps: ScaleMaps | None = None
-        if train.sets is not None and recipe.loss != "rank":
-            mean = float(first.mean())
-            self.maps = ScaleMaps(sets=len(sets), mean=mean, spread=self.spread).to(self.device)
-        self.beside = [p for part in (self.auxiliary, self.maps) if part for p in part.parameters()]
-        self.optimiser = build_optimiser(self.model, self.beside, recipe)
-        self.network = processes.wrap(self.model)
+        self.distributed = distributed = distributed or Distributed("cpu")
+        count = distributed.count
+        if recipe.batch_size % count or recipe.distorted % count:
+            raise UsageError(
+                f"a batch of {recipe.batch_size} with {recipe.distorted} distorted images does "
+                f"not fall into equal parts for {count} processes",
+                remedy=f"--set batch_size={-(-recipe.batch_size // count) * count}",
+            )
+        if len(train.images) < recipe.batch_size:
+            raise DataError(
+                f"{len(train.images)} training images do not fill a batch of {recipe.batch_size}",
+                remedy="--set batch_size=N",
+            )
+        own = recipe.batch_size // count
+        self.rows = range(distributed.rank * own, (distributed.rank + 1) * own)
+        self.recipe, self.train, self.val = recipe, train, val
+        self.seed, self.device, self.precision = seed, distributed.device, precision
+        first = train.scores[train.sets == 0]
+        self.std = float(first.std())
+        maps = None
+        if len(train.names) > 1:
+            maps = ScaleMaps(sets=len(train.names), mean=float(first.mean()), spread=self.std)
+        model = model.to(memory_format=torch.channels_last)
+        self.learner = _Learner(model, maps).to(self.device)
+        self.optimiser = build_optimiser(self.learner, recipe)
+        self.average = AveragedModel(self.learner.network) if recipe.ema else None
+        self.network = distributed.wrap(self.learner)
         self.steps_per_epoch = len(train.images) // recipe.batch_size
         self.step = 0
         self.predicted: NDArray[np.float64] | None = None  # of the last validation
-        self._chance = torch.default_generator
-        if processes.count > 1:  # dropout draws from the default one, each process its own
-            self._chance = torch.Generator()
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: averaged weights, or the last ones."""
+        network: nn.Module = self.learner.network if self.average is None else self.average.module
+        return network
 
     def run_epoch(self, epoch: int, *, progress: Callable[[float], None] | None = None) -> float:
         """Train one epoch and return its mean loss; `progress` gets the running mean."""
         rng = np.random.default_rng([self.seed, epoch])
-        seed = int(rng.integers(2**62))
-        self._chance.manual_seed(seed)
-        torch.manual_seed(seed + self.processes.rank)
-        self.model.train()
+        torch.manual_seed(int(rng.integers(2**62)) + self.distributed.rank)  # dropout
         self.network.train()
-        plan = self._plan(rng)
+        size = self.recipe.batch_size
+        order = rng.permutation(len(self.train.images))[: self.steps_per_epoch * size]
+        plan: list[list[int]] = order.reshape(-1, size).tolist()
         total = torch.zeros((), device=self.device)
-        for done, (positions, images) in enumerate(self._shares(plan), start=1):
-            total += self._step(self._batch(positions, images, epoch, rng))
-            if progress is not None and (done % 10 == 0 or done == len(plan)):
+        batches = self.train.batches(
+            plan,
+            self.recipe,
+            seed=(self.seed, epoch),
+            rows=self.rows,
+            distorted=self.recipe.distorted // self.distributed.count,
+        )
+        for done, (positions, views) in enumerate(batches, start=1):
+            total += self._step(positions, views)
+            if progress is not None:
                 progress(float(total) / done)
-        self.averaging.settle()
-        if epoch == self.recipe.epochs - 1:
-            self._recalibrate(epoch)
-        mean = float(self.processes.total(total)) / self.processes.count / len(plan)
+        mean = float(self.distributed.total(total)) / self.distributed.count / len(plan)
         if not math.isfinite(mean):
             raise DataError(
                 f"the loss became {mean} in epoch {epoch + 1}",
@@ -120,179 +207,148 @@ class Trainer:
         return mean
 
     def validate(self) -> dict[str, float]:
-        """Return SRCC and raw PLCC of the averaged weights on whole validation images.
+        """Return SRCC and raw PLCC of the kept weights on whole validation images.
 
         Of several data sets these are the means over sets; each set's own stand beside them
         as `srcc/NAME` and `plcc_raw/NAME`.
         """
-        self.processes.share_buffers(self.average)
-        self.predicted = predict(
-            self.average.eval(), self.val, processes=self.processes, precision=self.precision
-        )
-        return validation_figures(self.val, self.predicted, self.sets)
+        predicted = self.predicted = self._predict(self.val)
+        means, each = {}, {}
+        for name, figure in FIGURES.items():
+            for number, which in enumerate(self.val.names):
+                own = self.val.sets == number
+                each[f"{name}/{which}"] = figure(self.val.scores[own], predicted[own])
+            means[name] = float(np.mean([each[f"{name}/{which}"] for which in self.val.names]))
+        return means if len(self.val.names) == 1 else {**means, **each}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs besides its settings."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "auxiliary": self.auxiliary.state_dict() if self.auxiliary is not None else {},
+        return {
+            "learner": self.learner.state_dict(),
+            "average": {} if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
         }
-        return state if self.maps is None else {**state, "maps": self.maps.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        if self.auxiliary is not None:
-            self.auxiliary.load_state_dict(state["auxiliary"])
-        if self.maps is not None:
-            self.maps.load_state_dict(state["maps"])
+        self.learner.load_state_dict(state["learner"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def _batch(
-        self, positions: Sequence[int], images: list[Tensor], epoch: int, rng: np.random.Generator
-    ) -> Batch:
-        """Draw what happens to a batch, and make this process's rows of it."""
-        recipe, count, own = self.recipe, len(positions), self.rows.own
-        seen = views(images, recipe, epoch=epoch, rng=rng, rows=own, batch=count).to(self.device)
-        targets = self._targets(self.train.scores, positions)
-        noise = torch.randn(count, generator=self._chance).to(self.device)
-        targets = targets + recipe.score_noise * self.spread * noise
-        factor, partners = mixture(count, share=recipe.mixup, rng=rng)
-        partners = partners.to(self.device)
-
-        def mix(x: Tensor) -> Tensor:
-            return x if factor == 1.0 else factor * x + (1 - factor) * x[partners]
-
-        mixed = seen
-        if factor != 1.0:
-            everyone = self.processes.gather(seen)
-            mixed = (
-                factor * seen
-                + (1 - factor) * everyone[self.rows.place.to(self.device)[partners[own]]]
-            )
-        second = sets = None
-        if self.auxiliary is not None and self.train.second is not None:
-            second = mix(self._targets(self.train.second, positions))
-        if self.train.sets is not None:
-            sets = torch.from_numpy(self.train.sets[list(positions)]).to(self.device)
-        return Batch(
-            [positions[row] for row in own],
-            seen,
-            mixed,
-            mix(targets),
-            second,
-            factor,
-            partners,
-            sets,
-        )
-
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, positions: Sequence[int], views: Sequence[View]) -> Tensor:
         """Change the weights by one batch; return its loss, of this process's rows."""
-        rate = learning_rate(self.recipe, self.step, self.steps_per_epoch * self.recipe.epochs)
+        recipe = self.recipe
+        rate = learning_rate(recipe, self.step, self.steps_per_epoch * recipe.epochs)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["lr_scale"]
+        copies = [copy for view in views for copy in view.copies]
+        shown: list[View | Copy] = [*views, *copies]
+        inputs = [self._input([one.crop for one in shown])]
+        wholes = [one.whole for one in shown if one.whole is not None]
+        if wholes:
+            inputs.append(self._input(wholes))
+        inputs += self.train.semantics_of(positions, self.device)
+        targets = torch.tensor(self.train.scores[list(positions)], dtype=torch.float32)
+        sets = torch.from_numpy(self.train.sets[list(positions)]).to(self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        parts, total = self.recipe.accumulate, torch.zeros((), device=self.device)
-        for part in range(parts):
-            last = part == parts - 1
-            with contextlib.nullcontext() if last else self.processes.local(self.network):
-                whole, own = self._losses(batch, part)
-                loss, counted = whole.detach(), whole * self.processes.count
-                for term in own:
-                    loss, counted = loss + term.detach(), counted + term
-                (counted / parts).backward()
-            total += loss / parts
-        self.processes.average_gradients(self.beside)
-        if self.recipe.clip_norm > 0:
-            trained = (*self.model.parameters(), *self.beside)
-            nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
-        self.optimiser.step()
-        self.averaging.update(self.step)
-        self.step += 1
-        return total
-
-    def _losses(self, batch: Batch, part: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss over all processes' rows of a part, and those over its own rows."""
-        recipe, count = self.recipe, self.rows.size
-        mine = slice(part * count, (part + 1) * count)
-        images = self.train.images.normalise(batch.mixed[mine])
-        semantics = self.train.semantics_of(batch.positions[mine], self.device)
         with autocast(self.device, self.precision):
-            output = self.network(images, *semantics)
-        score = output.score.float()
-        own: list[Tensor] = []
-        if self.auxiliary is not None and batch.second is not None:
-            guess = self.auxiliary(output.features.float().mean((2, 3)))[:, 0]
-            second = batch.second[self.rows.of_part(part)]
-            own.append(recipe.auxiliary * F.smooth_l1_loss(guess, second))
-        return self._score_loss(score, batch, part), own
-
-    def _score_loss(self, score: Tensor, batch: Batch, part: int) -> Tensor:
-        """Return the loss of this process's scores of a part, beside those of all others."""
-        everyone = slice(*(p * len(score) * self.processes.count for p in (part, part + 1)))
-        if self.recipe.loss == "rank":
-            predicted = self.processes.gather(score)
-            return order_loss(
-                predicted, batch.targets[everyone], batch.kinds()[everyone], spread=self.spread
+            score, prediction = self.network(sets, *inputs)
+        loss = score_loss(score, targets.to(self.device), sets, recipe=recipe, std=self.std)
+        if copies:
+            assert prediction.weight_map is not None
+            loss = loss + recipe.distortion_weight * distortion_loss(
+                prediction.score / self.std,
+                prediction.contribution_map / prediction.weight_map / self.std,
+                views,
+                map_weight=recipe.map_weight,
             )
-        if self.maps is not None and batch.sets is not None:
-            mine = self.rows.of_part(part)
-            mapped = self.maps(score, batch.sets[mine])
-            if batch.factor != 1.0:
-                partners = self.maps(score, batch.sets[batch.partners[mine]])
-                mapped = batch.factor * mapped + (1 - batch.factor) * partners
-            score = mapped
-        return score_loss(
-            self.processes.gather(score),
-            batch.targets[everyone],
-            recipe=self.recipe,
-            spread=self.spread,
+        loss.backward()
+        if recipe.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.clip_norm)
+        self.optimiser.step()
+        if self.average is not None:
+            decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.average.update_parameters(self.learner.network)
+        self.step += 1
+        return loss.detach()
+
+    def _input(self, pixels: list[Any]) -> Tensor:
+        unit = preprocessing.to_unit(stacked(pixels).to(self.device))
+        return preprocessing.from_unit(unit, self.train.images.preprocess).contiguous(
+            memory_format=torch.channels_last
         )
 
-    def _recalibrate(self, epoch: int) -> None:
-        """Give the averaged weights batch-normalisation statistics of their own.
+    def _predict(self, part: TrainingSet, *, batch_size: int = 4) -> NDArray[np.float64]:
+        """Score whole images in order, shape (n,). Only equal sizes share a batch.
 
-        The views are those of the last epoch: what the network will see when it scores.
+        Of several processes each scores its share, and all get all scores.
         """
-        if not batch_norms(self.average) or self.recipe.recalibrate == 0:
-            return
-        rng = np.random.default_rng([self.seed, epoch, 1])
-        plan = self._plan(rng)[: self.recipe.recalibrate]
+        model = self.kept.eval()
+        scores = torch.zeros(len(part.images))
+        pending: list[tuple[int, Any]] = []
 
-        def inputs() -> Iterator[tuple[Tensor, ...]]:
-            for positions, images in zip(plan, self.train.images.batches(plan), strict=True):
-                seen = views(images, self.recipe, epoch=epoch, rng=rng).to(self.device)
-                batch = self.train.images.normalise(seen)
-                yield batch, *self.train.semantics_of(positions, self.device)
+        def flush() -> None:
+            if pending:
+                positions, images = zip(*pending, strict=True)
+                semantics = part.semantics_of(positions, self.device)
+                with torch.inference_mode(), autocast(self.device, self.precision):
+                    output = model(self._input(list(images)), *semantics)
+                scores[list(positions)] = output.score.float().cpu()
+                pending.clear()
 
-        with autocast(self.device, self.precision):
-            recalibrate(self.average, inputs())
+        for position in range(self.distributed.rank, len(part.images), self.distributed.count):
+            image = part.images[position]
+            if len(pending) == batch_size or (pending and image.shape != pending[0][1].shape):
+                flush()
+            pending.append((position, image))
+        flush()
+        found = self.distributed.total(scores.to(self.device)).double().cpu().numpy()
+        return np.asarray(found, dtype=np.float64)
 
-    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
-        """Shuffle the images into full batches; those left over wait for another epoch."""
-        order = rng.permutation(len(self.train.images))
-        if self.train.sets is not None and self.recipe.sampling == "balanced":
-            order = balanced(self.train.sets, rng=rng)
-        size = self.recipe.batch_size
-        batches = order[: self.steps_per_epoch * size].reshape(-1, size)
-        found: list[list[int]] = batches.tolist()
-        return found
 
-    def _shares(self, plan: list[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
-        """Yield each batch's positions, and the images of this process's rows."""
-        own = [[batch[row] for row in self.rows.own] for batch in plan]
-        return zip(plan, self.train.images.batches(own), strict=True)
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision for `bfloat16`, nothing for `float32`."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
-    def _targets(self, scores: NDArray[np.float64], positions: Sequence[int]) -> Tensor:
-        return torch.tensor(scores[list(positions)], dtype=torch.float32, device=self.device)
 
-    def _auxiliary_head(self) -> nn.Linear | None:
-        """Return a head for the second target, thrown away after training."""
-        width = getattr(self.model, "width", None)
-        if self.recipe.auxiliary == 0 or self.train.second is None or width is None:
-            return None
-        return nn.Linear(width, 1).to(self.device)
+def build_optimiser(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the trainable parameters; rates are set each step."""
+    depth_of: Callable[[str], int] = learner.network.depth_of  # type: ignore[union-attr, assignment]
+    groups: dict[tuple[bool, int], dict[str, Any]] = {}
+    for name, parameter in learner.named_parameters():
+        owner, _, inner = name.partition(".")
+        depth = depth_of(inner) if owner == "network" else 0
+        if 0 < recipe.frozen_depth <= depth:
+            parameter.requires_grad_(False)
+            continue
+        decayed = recipe.optimiser == "adam" or parameter.ndim > 1
+        group = groups.setdefault(
+            (decayed, depth),
+            {
+                "params": [],
+                "weight_decay": recipe.weight_decay * decayed,
+                "lr_scale": recipe.depth_decay**depth,
+            },
+        )
+        group["params"].append(parameter)
+    # One pass over the weights instead of a dozen on a GPU. It rounds differently, so not on a
+    # CPU, where a run repeats those of earlier versions bit for bit.
+    fused = next(learner.parameters()).is_cuda or None
+    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+    return kind(list(groups.values()), lr=0.0, fused=fused)
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """Return the rate of step `step` (from 0) of `total`."""
+    if recipe.schedule == "paper":
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / PAPER_PERIOD))
+    warmup = max(1, int(total * recipe.warmup))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    past = (step - warmup) / max(1, total - warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * past))

@@ -7,7 +7,39 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.training.recipe import ClosedForm, Recipe
+from ma_agiqa.errors import UsageError
+from ma_agiqa.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to learn from.
+
+    Attributes:
+        data: name in the data registry, or a table.
+        root: folder the data set lies in.
+        split: name of the split.
+    """
+
+    data: str
+    root: Path
+    split: str
+
+    @classmethod
+    def parse(cls, text: str, *, split: str) -> Source:
+        """Return the data set that `NAME=ROOT` or `NAME=ROOT@SPLIT` names.
+
+        Args:
+            split: of a text that names none.
+
+        Raises:
+            UsageError: the text is not of this form.
+        """
+        data, _, place = text.partition("=")
+        root, _, own = place.rpartition("@") if "@" in place else (place, "", split)
+        if not (data and root and own):
+            raise UsageError(f"expected NAME=ROOT or NAME=ROOT@SPLIT, got {text!r}")
+        return cls(data, Path(root), own)
 
 
 @dataclass(frozen=True)
@@ -24,17 +56,14 @@ class TrainRequest:
         network: changed arguments of the network, see `starts.with_arguments`.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
         target: which human score; None takes the data set's own default.
-        also: further data sets, name or table and root each, of the same split and, where
-            they have it, target; the model's scale is that of `data`.
-        descriptions: folder where a fit in closed form keeps the statistics of images, for
-            other runs too; None keeps them in `out`.
+        also: further data sets to learn from; the model's scale is that of `data`.
         precision: `auto`, `float32` or `bfloat16`.
     """
 
     data: str
     root: Path
     out: Path
-    recipe: Recipe | ClosedForm
+    recipe: Recipe
     model: str = "compact"
     backbone: str = "published"
     store: Path | None = None
@@ -45,19 +74,13 @@ class TrainRequest:
     device: str = "auto"
     precision: str = "auto"
     resume: bool = False
-    also: tuple[tuple[str, Path], ...] = ()
-    descriptions: Path | None = None
+    also: tuple[Source, ...] = ()
     columns: TableColumns = field(default_factory=TableColumns)
 
 
 class Observer(Protocol):
-    """Gets news of a run; the command line draws a progress bar from it.
+    """Gets news of a run; the command line draws a progress bar from it."""
 
-    A fit in closed form tells how many images are described, then step and error of its
-    descent, then one line of figures as if it were an epoch.
-    """
-
-    def described(self, images: int, of: int) -> None: ...
     def epoch_started(self, epoch: int, epochs: int) -> None: ...
     def loss(self, running: float) -> None: ...
     def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...

@@ -7,6 +7,7 @@ test part of the split is never read. Of several processes the first alone write
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,13 @@ from ma_agiqa.errors import UsageError
 from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.provenance import environment
-from ma_agiqa.training import processes as launched
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.datasets import DataSet, load_sets, training_part
-from ma_agiqa.training.fitting import fit_run
 from ma_agiqa.training.folder import Run
-from ma_agiqa.training.loop import Trainer
-from ma_agiqa.training.processes import Processes
-from ma_agiqa.training.recipe import ClosedForm, Recipe
+from ma_agiqa.training.loop import Distributed, Trainer
+from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import training_record
-from ma_agiqa.training.request import Observer, TrainRequest
+from ma_agiqa.training.request import Observer, Source, TrainRequest
 from ma_agiqa.training.semantics import network_arguments, open_store, questions_of
 from ma_agiqa.training.starts import (
     Start,
@@ -43,10 +41,14 @@ TUNED = "-tuned"
 """What the name of a fine-tuned model ends in."""
 
 
+def is_first() -> bool:
+    """Say whether this is the process that writes and talks; known before torch is loaded."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Silence:
     """The observer of a process that is not the first."""
 
-    def described(self, images: int, of: int) -> None: ...
     def epoch_started(self, epoch: int, epochs: int) -> None: ...
     def loss(self, running: float) -> None: ...
     def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...
@@ -65,32 +67,28 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         ModelError: the model to be fine-tuned is damaged.
         OutputError: the run folder cannot be written.
     """
-    processes = launched.start(request.device)
+    distributed = Distributed(request.device)
     start = find(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
     check_arguments(start, request.network)
     recipe = request.recipe
-    if start.closed_form != isinstance(recipe, ClosedForm):
+    if (recipe.views == "local") != (start.architecture == "compact"):
         raise UsageError(
             f"this recipe does not fit {request.model}", remedy=f"--recipe {start.recipe}"
         )
-    store = open_store(start, request.store, recipe)
-    run = Run(request, store, start=start, first=processes.first)
+    store = open_store(start, request.store)
+    run = Run(request, store, start=start, first=distributed.first)
     sets = load_sets(
-        [(request.data, request.root), *request.also],
-        split=request.split,
+        [Source(request.data, request.root, request.split), *request.also],
         target=request.target,
         columns=request.columns,
         scale=None if start.config is None else start.config.scale,
     )
     config = _model_config(request, start, sets, store)
-    if isinstance(recipe, ClosedForm):
-        fit_run(run, recipe, config, sets, processes, observer)
-    else:
-        trainer = _trainer(request, recipe, start, config, sets, store, processes)
-        _run_epochs(run, recipe, trainer, config, sets, observer if processes.first else Silence())
-    processes.close()
+    trainer = _trainer(request, recipe, start, config, sets, store, distributed)
+    _run_epochs(run, recipe, trainer, config, sets, observer if distributed.first else Silence())
+    distributed.close()
     return run.model
 
 
@@ -115,7 +113,7 @@ def _run_epochs(
         better = best is None or figure > best
         if better:
             best = figure
-        if trainer.processes.first:
+        if trainer.distributed.first:
             if better:
                 _save(run, trainer, config, sets, line)
             run.record(trainer, history, best)
@@ -131,10 +129,12 @@ def _save(
     config = dataclasses.replace(config, training=record)
     backbone = run.request.backbone if run.start.backbone else None
     card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
-    checkpoints.save(run.model, trainer.average, config, card=card)
+    checkpoints.save(run.model, trainer.kept, config, card=card)
 
 
 def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:
+    if recipe.select == "last":
+        return float(line["epoch"])
     figure = line["srcc"] if recipe.select == "srcc" else line["srcc"] + line["plcc_raw"]
     return float(figure)
 
@@ -145,8 +145,7 @@ def _model_config(
     where, first = environment(), sets[0]
     scores = first.to_model(first.scores("train"))
     name, scale = request.model, first.scale
-    drop = request.recipe.drop if isinstance(request.recipe, Recipe) else 0.0
-    network = {**start.network(drop, scale)}
+    network = {**start.network(request.recipe.drop, scale)}
     if start.config is None:
         network = with_arguments({**network, **network_arguments(store)}, request.network)
     else:
@@ -178,7 +177,7 @@ def _trainer(
     config: ModelConfig,
     sets: list[DataSet],
     store: FeatureStore | None,
-    processes: Processes,
+    distributed: Distributed,
 ) -> Trainer:
     torch.manual_seed(request.seed)
     model = initial_network(start, config, backbone=request.backbone)
@@ -187,7 +186,6 @@ def _trainer(
             sets,
             part,
             preprocess=config.preprocess,
-            device=processes.device,
             store=store,
             config=start.config,
         )
@@ -199,9 +197,8 @@ def _trainer(
         train=train,
         val=val,
         seed=request.seed,
-        precision=choose_precision(request.precision, processes.device),
-        processes=processes,
-        sets=[one.name for one in sets],
+        precision=choose_precision(request.precision, distributed.device),
+        distributed=distributed,
     )
 
 

@@ -20,16 +20,14 @@ from ma_agiqa.experts.questions import Question, from_record
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import some
-from ma_agiqa.training.recipe import ClosedForm, Recipe
 from ma_agiqa.training.starts import PAPER_SEMANTIC_WIDTH, PAPER_SEMANTICS, Start
 
 
-def open_store(start: Start, path: Path | None, recipe: Recipe | ClosedForm) -> FeatureStore | None:
+def open_store(start: Start, path: Path | None) -> FeatureStore | None:
     """Open the store that a training takes its vectors from, if its network takes any.
 
     Raises:
-        UsageError: a store is missing or of no use here, or the recipe makes up images that
-            there can be no vectors of.
+        UsageError: a store is missing or of no use here.
         FeatureError: the store is not there or damaged, or its encoder, questions or width
             are not those of the model to be fine-tuned.
     """
@@ -41,11 +39,6 @@ def open_store(start: Start, path: Path | None, recipe: Recipe | ClosedForm) -> 
         raise UsageError(
             "this network takes semantic features",
             remedy="`ma-agiqa extract` them, then give --store DIR",
-        )
-    if isinstance(recipe, Recipe) and recipe.mixup:
-        raise UsageError(
-            "recipe: mixup makes images that the store has no vectors of",
-            remedy="--set mixup=0",
         )
     store = FeatureStore.open(path)
     if start.config is not None:

@@ -1,7 +1,6 @@
 """What a training starts from: the network, its preprocessing, its recipe, its weights.
 
-    compact   the small visual expert, fitted in closed form
-    convolutional   a small convolutional network, from random weights
+    compact   the default model; both trunks start from published ImageNet weights
     visual    the paper's visual expert without semantics; its vision transformer starts from
               published ImageNet weights unless told otherwise
     paper     the whole network of the paper: the visual expert and the semantic vectors of a
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from ma_agiqa import checkpoints, presets
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
+from ma_agiqa.models.compact.model import CompactModel
 from ma_agiqa.text import hint
 from ma_agiqa.types import Scale
 
@@ -51,10 +51,9 @@ class Start:
         architecture: name in the table of `checkpoints.py`.
         network: dropout rate and scale of the scores -> arguments of the architecture.
         recipe: name of the default recipe.
-        backbone: whether it stands on a vision transformer with published weights.
+        backbone: whether it stands on a network with published weights.
         semantics: whether it takes semantic vectors; how many and how wide is known from
             the store they come from.
-        closed_form: whether it is fitted in closed form instead of trained in steps.
         directory, config: of the model to be fine-tuned; None for a new network.
     """
 
@@ -64,7 +63,6 @@ class Start:
     recipe: str
     backbone: bool
     semantics: bool = False
-    closed_form: bool = False
     directory: Path | None = None
     config: ModelConfig | None = None
 
@@ -72,22 +70,10 @@ class Start:
 STARTS: dict[str, Start] = {
     "compact": Start(
         architecture="compact",
-        network=lambda drop, scale: {},  # its size follows from the fit
+        network=lambda drop, scale: {"low": scale.low, "high": scale.high, "drop": drop},
         preprocess=NATIVE,
         recipe="compact",
-        backbone=False,
-        closed_form=True,
-    ),
-    "convolutional": Start(
-        architecture="convolutional",
-        network=lambda drop, scale: {
-            "low": scale.low,
-            "high": scale.high,
-            "drop": drop,
-        },
-        preprocess=NATIVE,
-        recipe="convolutional",
-        backbone=False,
+        backbone=True,
     ),
     "visual": Start(
         architecture="ma-agiqa",
@@ -126,20 +112,14 @@ def find(model: str) -> Start:
         )
     directory = presets.find(model)
     config = checkpoints.read_config(directory)
-    if config.architecture == "compact":
-        raise UsageError(
-            "a compact model is fitted in closed form, there are no steps to go on with",
-            path=directory,
-            remedy="fit a new one, on several data sets with --also",
-        )
-    convolutional = config.architecture == "convolutional"
+    compact = config.architecture == "compact"
     return Start(
         architecture=config.architecture,
         network=lambda drop, scale: dict(config.network),
         preprocess=config.preprocess,
-        recipe="convolutional-tune" if convolutional else "modern-tune",
+        recipe="compact-tune" if compact else "modern-tune",
         backbone=False,
-        semantics=not convolutional and config.network.get("semantics", PAPER_SEMANTICS) > 0,
+        semantics=not compact and config.network.get("semantics", PAPER_SEMANTICS) > 0,
         directory=directory,
         config=config,
     )
@@ -165,11 +145,6 @@ def check_arguments(start: Start, settings: Iterable[str]) -> None:
     settings = tuple(settings)
     if not settings:
         return
-    if start.closed_form:
-        raise UsageError(
-            f"{start.architecture} takes no network arguments, its fit decides",
-            remedy="change the recipe: --set rank=64",
-        )
     network = with_arguments(start.network(0.0, Scale(0.0, 1.0)), settings)
     with torch.device("meta"):
         checkpoints.build_architecture(start.architecture, network, source="network")
@@ -203,17 +178,23 @@ def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[
 
 
 def load_backbone(model: nn.Module, source: str) -> None:
-    """Fill the vision transformer of a paper network.
+    """Fill the trunk of a new network.
 
     Args:
-        source: `published` (fetched by timm), `random` (left as it is), or a safetensors file
-            with timm's names.
+        source: `published` (of `compact` from an installed package, of a vision transformer
+            fetched by timm), `random` (left as it is), or, for a vision transformer, a safetensors
+            file with timm's names.
 
     Raises:
         UsageError: the model has no vision transformer to fill.
         ModelError: the weights cannot be had or do not fit.
     """
     if source == "random":
+        return
+    if isinstance(model, CompactModel):
+        if source != "published":
+            raise UsageError("compact starts from its published weights, or --backbone random")
+        model.load_published()
         return
     backbone = getattr(getattr(model, "visual", None), "backbone", None)
     if backbone is None:

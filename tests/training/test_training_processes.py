@@ -1,4 +1,4 @@
-"""Several processes, and batches in parts, train as one process does."""
+"""Several processes train as one process does, but for losses over a whole batch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,16 @@ import torch
 import scored_pictures
 import tiny_paper
 from ma_agiqa.errors import UsageError
-from ma_agiqa.training.batches import Rows
-from ma_agiqa.training.processes import start
+from ma_agiqa.training.loop import Distributed
 from ma_agiqa.training.recipe import RECIPES, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
 
-# No dropout: its masks are each process's own. All else that could differ is on: mixing, noise
-# on the scores, Pearson over the batch, clipping, the moving average.
-SETTINGS = ["epochs=2", "batch_size=8", "drop=0", "mixup=0.5", "score_noise=0.1"]
-SETTINGS += ["learning_rate=1e-3"]
+# No dropout: its masks are each process's own; no correlation: it is of a process's own rows.
+# All else that could differ is on: mirrored views, clipping, the moving average.
+SETTINGS = ["epochs=2", "batch_size=8", "drop=0", "correlation=0", "learning_rate=1e-3"]
 NETWORK = [*tiny_paper.OPTIONS[1::2], "visual.drop_path=0"]
 
 
@@ -78,7 +76,7 @@ def train_together(table: Path, out: Path, *words: str, changes: Sequence[str] =
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Return the weights after the last epoch, and the averaged ones."""
     saved = torch.load(out / "state.pt", weights_only=True)["trainer"]
-    return {f"{n}.{k}": v for n in ("model", "average") for k, v in saved[n].items()}
+    return {f"{n}.{k}": v for n in ("learner", "average") for k, v in saved[n].items()}
 
 
 def assert_same_training(one: Path, other: Path) -> None:
@@ -127,31 +125,20 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert_same_training(alone, tmp_path / "run")
 
 
-def test_a_batch_in_parts_makes_the_same_step(table: Path, tmp_path: Path) -> None:
-    # Without Pearson, which would see one part at a time.
-    whole = train_alone(table, tmp_path / "whole", "correlation=0")
-    parts = train_alone(table, tmp_path / "parts", "correlation=0", "accumulate=4")
-    assert_same_training(whole, parts)
+def test_a_batch_that_cannot_be_shared_says_which_could(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distributed, "__init__", pretend_to_be_three)
+    with pytest.raises(UsageError, match=r"equal parts for 3 processes.*batch_size=9"):
+        train_alone(table, tmp_path / "run")
 
 
-def test_every_row_belongs_to_one_process_and_is_found_again() -> None:
-    rows = [Rows(batch=24, parts=3, rank=rank, processes=4) for rank in range(4)]
-    assert sorted(row for r in rows for row in r.own) == list(range(24))
-    gathered = [row for r in rows for row in r.own]
-    assert [gathered[place] for place in rows[0].place.tolist()] == list(range(24))
-    for part in range(3):  # of each part, what the processes gather is the part in order
-        together = [row for r in rows for row in r.of_part(part)]
-        assert together == list(range(8 * part, 8 * part + 8))
-
-
-def test_a_batch_that_cannot_be_shared_says_which_could() -> None:
-    with pytest.raises(UsageError, match=r"does not fall into 3 equal parts.*batch_size=12"):
-        Rows(batch=16, parts=3, rank=0, processes=4)
-    with pytest.raises(UsageError, match="accumulate must divide batch_size"):
-        with_settings(RECIPES["paper"], ["accumulate=3"])
+def pretend_to_be_three(self: Distributed, device: str) -> None:
+    self.count, self.rank, self.first = 3, 0, True
+    self.device, self._accelerator = torch.device("cpu"), None
 
 
 def test_several_processes_cannot_share_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="2 processes cannot share the device 'cuda:1'"):
-        start("cuda:1")
+        Distributed("cuda:1")

@@ -16,7 +16,7 @@ from ma_agiqa.errors import DataError, ModelError, UsageError
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
 
-TINY = Recipe(epochs=2, batch_size=4, crop=32)
+TINY = Recipe(epochs=2, batch_size=4, crop=32, distorted=2, ranking=0.5)
 
 
 class Watcher:
@@ -53,11 +53,13 @@ def request(table: Path, out: Path, **changes: Any) -> TrainRequest:
         "root": table.parent,
         "out": out,
         "recipe": TINY,
+        "backbone": "random",
+        "network": ("width_factor=0.25",),
         "split": "random-0",
         "device": "cpu",
         "precision": "float32",
     }
-    return TrainRequest(**({"model": "convolutional"} | settings | changes))
+    return TrainRequest(**(settings | changes))
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -76,7 +78,7 @@ def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
     assert [line["epoch"] for line in watcher.lines] == [2]
     whole = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)["trainer"]
     broken = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)["trainer"]
-    for name in ("model", "average"):
+    for name in ("learner", "average"):
         for key, value in whole[name].items():
             assert torch.equal(value, broken[name][key]), f"{name} {key}"
     assert all(
@@ -85,14 +87,23 @@ def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
     )
 
 
-def test_the_averaged_weights_end_with_statistics_of_their_own(table: Path, tmp_path: Path) -> None:
-    for name, batches in (("with", 3), ("without", 0)):
-        recipe = Recipe(epochs=1, batch_size=4, crop=32, recalibrate=batches)
+def test_the_average_follows_the_weights_and_without_it_the_last_ones_are_kept(
+    table: Path, tmp_path: Path
+) -> None:
+    for name, ema in (("with", 0.9), ("without", 0.0)):
+        recipe = Recipe(epochs=1, batch_size=4, crop=32, ema=ema)
         train(request(table, tmp_path / name, recipe=recipe), observer=Watcher())
-    ours, plain = weights(tmp_path / "with"), weights(tmp_path / "without")
-    differing = {k.rsplit(".", 1)[1] for k in ours if not torch.equal(ours[k], plain[k])}
-    assert differing == {"running_mean", "running_var", "num_batches_tracked"}
-    assert ours["stem.1.num_batches_tracked"] == 3
+    states = [
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["trainer"]
+        for name in ("with", "without")
+    ]
+    key = "content.project.0.weight"
+    last = [state["learner"][f"network.{key}"] for state in states]
+    assert torch.equal(*last), "the average changes nothing in the training"
+    assert torch.equal(weights(tmp_path / "without")[key], last[1])
+    averaged = weights(tmp_path / "with")[key]
+    assert not torch.equal(averaged, last[0])
+    assert (averaged - last[0]).abs().max() < 0.05
 
 
 def test_another_seed_gives_other_weights(table: Path, tmp_path: Path) -> None:
@@ -100,7 +111,7 @@ def test_another_seed_gives_other_weights(table: Path, tmp_path: Path) -> None:
     train(request(table, tmp_path / "a", recipe=one), observer=Watcher())
     train(request(table, tmp_path / "b", recipe=one, seed=1), observer=Watcher())
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
-    assert not torch.equal(a["head.local.weight"], b["head.local.weight"])
+    assert not torch.equal(a["content.project.0.weight"], b["content.project.0.weight"])
 
 
 def test_the_run_folder_tells_what_happened(table: Path, tmp_path: Path) -> None:
@@ -168,14 +179,16 @@ def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
         ("epoch=3", "close: epochs"),
         ("epochs=many", "takes int"),
         ("epochs=0", "must be positive"),
-        ("mixup=1.5", "must lie in"),
-        ("mixup=-1", r"must lie in"),
+        ("drop=1.5", "must lie in"),
+        ("reduce_prob=-1", r"must lie in"),
+        ("distorted=25", "must not exceed batch_size"),
+        ("views=mirror", "distorted copies need views=local"),
     ],
 )
 def test_wrong_settings_are_refused(setting: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        with_settings(RECIPES["convolutional"], [setting])
+        with_settings(RECIPES["compact"], [setting])
 
 
 def test_settings_change_a_recipe() -> None:
-    assert with_settings(RECIPES["convolutional"], ["epochs=7", "mixup=0"]).epochs == 7
+    assert with_settings(RECIPES["compact"], ["epochs=7", "drop=0"]).epochs == 7

@@ -24,14 +24,13 @@ from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.training import datasets
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
+from ma_agiqa.training.request import Source
 from ma_agiqa.training.run import Silence, TrainRequest, train
 from ma_agiqa.training.starts import find
 from ma_agiqa.types import Scale
 
 # Too small a step to change a weight, and no average: what comes out is what went in.
-STANDSTILL = Recipe(
-    epochs=1, batch_size=8, crop=32, learning_rate=1e-30, weight_decay=0, recalibrate=0, ema=0
-)
+STANDSTILL = Recipe(epochs=1, batch_size=8, crop=32, learning_rate=1e-30, weight_decay=0, ema=0)
 QUESTIONS = (Question("first", "Is it sharp?"), Question("second", "Is it whole?"))
 WIDTH = 6
 
@@ -95,8 +94,8 @@ def test_scores_of_the_new_set_are_learned_on_the_scale_of_the_model(
 
 
 def test_a_set_of_the_same_scale_is_learned_as_it_is(model: Path, agiqa_3k: Path) -> None:
-    sources = [("agiqa-3k", agiqa_3k)]
-    settings: dict[str, Any] = {"split": "paper", "target": None, "columns": TableColumns()}
+    sources = [Source("agiqa-3k", agiqa_3k, "paper")]
+    settings: dict[str, Any] = {"target": None, "columns": TableColumns()}
     (same,) = datasets.load_sets(sources, **settings, scale=Scale(0, 5))
     assert same.to_model == datasets.IDENTITY
     (other,) = datasets.load_sets(sources, **settings, scale=Scale(0, 100))
@@ -125,8 +124,8 @@ def test_what_cannot_be_tuned_says_why(table: Path, model: Path, tmp_path: Path)
 
 
 def test_each_kind_of_model_has_a_recipe_for_tuning(model: Path) -> None:
-    assert find(str(model)).recipe == "convolutional-tune"
-    for name in ("convolutional", "modern"):
+    assert find(str(model)).recipe == "compact-tune"
+    for name in ("compact", "modern"):
         fresh, tuned = RECIPES[name], RECIPES[f"{name}-tune"]
         assert tuned.learning_rate < fresh.learning_rate
         assert tuned.epochs < fresh.epochs
@@ -187,8 +186,7 @@ def test_a_model_with_semantics_is_tuned_from_its_own_store(
     vectors = FeatureStore.open(store).get(hash_files(sorted(table.parent.glob("*.png"))[:3]))
     start, opened = find(str(reader)), FeatureStore.open(store)
     sets = datasets.load_sets(
-        [(str(table), table.parent)],
-        split="random-0",
+        [Source(str(table), table.parent, "random-0")],
         target=None,
         columns=TableColumns(),
         scale=None,

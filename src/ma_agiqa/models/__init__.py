@@ -1,0 +1,1 @@
+"""What turns an image into a score: networks, their preprocessing, their checkpoints."""

