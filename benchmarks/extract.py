@@ -30,8 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
 from ma_agiqa.provenance import environment
 
 # The two official prompts as the released tokenizer gives them; -200 is the image.
@@ -111,9 +110,9 @@ def official_script(model: MPLUGOwl2, pixels: Tensor, prompts: list[list[int]]) 
     """The official script's work: every question twice, logits each time, (B, K, D)."""
     vectors = []
     for ids in prompts:
-        model.logits(model.last_hidden(pixels, ids))
+        model.lm_head(model.last_hidden(pixels, ids))
         states = model.last_hidden(pixels, ids)
-        model.logits(states)
+        model.lm_head(states)
         vectors.append(states.float().mean(dim=1))
     return torch.stack(vectors, dim=1)
 
