@@ -22,7 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from safetensors.torch import save_file
@@ -50,7 +50,8 @@ from ma_agiqa.lmm.weights import (
 )
 from ma_agiqa.text import some
 
-T = TypeVar("T", int, float)
+Sizes = TypeVar("Sizes", VisionConfig, AbstractorConfig, LanguageConfig)
+VISION, ABSTRACTOR = "visual_config.visual_model", "visual_config.visual_abstractor"
 _WRONG_MODEL = "these are not the weights that this config.json describes"
 
 
@@ -63,14 +64,24 @@ _REQUIRED_SETTINGS: dict[str, dict[str, object]] = {
         "attention_bias": False,
         "tie_word_embeddings": False,
     },
-    "visual_config.visual_model": {
+    VISION: {
         "hidden_act": "quick_gelu",
         "num_channels": 3,
         "use_cls_token": True,
         "use_post_layernorm": True,
     },
-    "visual_config.visual_abstractor": {"use_cls_token": True, "add_v2t_pos_emb": False},
+    ABSTRACTOR: {"use_cls_token": True, "add_v2t_pos_emb": False},
 }
+
+
+_KEYS = {
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "queries": "num_learnable_queries",
+    "max_positions": "max_position_embeddings",
+}
+"""Field of our configuration -> key of `config.json`, where the names differ."""
 
 
 class _Section:
@@ -80,7 +91,7 @@ class _Section:
         self.where, self.source = where, source
         if not isinstance(data, Mapping):
             raise self.error(f"expected a mapping, found {type(data).__name__}")
-        self.data = cast("Mapping[str, Any]", data)
+        self.data: Mapping[str, Any] = data
         for key, supported in _REQUIRED_SETTINGS[where].items():
             if self.data.get(key, supported) != supported:
                 raise self.error(f"{key} = {self.data[key]!r} is not supported, only {supported!r}")
@@ -93,13 +104,13 @@ class _Section:
             remedy="this is not the config.json of an mPLUG-Owl2 checkpoint",
         )
 
-    def part(self, key: str) -> object:
+    def required(self, key: str) -> Any:
         if key not in self.data:
             raise self.error(f"lacks {key}")
         return self.data[key]
 
-    def positive(self, key: str, kind: type[T], default: T | None = None) -> T:
-        value: Any = self.part(key) if default is None else self.data.get(key)
+    def positive(self, key: str, kind: type = int, default: float | None = None) -> Any:
+        value: Any = self.required(key) if default is None else self.data.get(key)
         if value is None:  # absent or `"num_key_value_heads": null`
             value = default
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -107,9 +118,18 @@ class _Section:
             raise self.error(f"{key} must be a positive {kind.__name__}, found {value!r}")
         return kind(value)
 
-    def divisible(self, what: str, whole: int, by: str, part: int) -> None:
-        if whole % part:
-            raise self.error(f"{what} = {whole} is not divisible by {by} = {part}")
+    def sizes(self, kind: type[Sizes], **defaults: float) -> Sizes:
+        """Read every field of a configuration; those with a default may be absent."""
+        kinds = get_type_hints(kind)
+        read = {
+            name: self.positive(_KEYS.get(name, name), kinds[name], defaults.get(name))
+            for name in kinds
+        }
+        return kind(**read)
+
+    def require_divisible(self, what: str, whole: int, by: str, divisor: int) -> None:
+        if whole % divisor:
+            raise self.error(f"{what} = {whole} is not divisible by {by} = {divisor}")
 
 
 def parse_config(config: Mapping[str, Any], *, source: str = "config.json") -> MPLUGOwl2Config:
@@ -123,72 +143,45 @@ def parse_config(config: Mapping[str, Any], *, source: str = "config.json") -> M
             setting is not supported.
     """
     top = _Section(config, "", source)
-    visual = top.part("visual_config")
+    visual = top.required("visual_config")
     if not isinstance(visual, Mapping):
         raise top.error(f"visual_config must be a mapping, found {visual!r}")
-    vision = _vision(visual.get("visual_model"), source)
-    abstractor = _abstractor(visual.get("visual_abstractor"), source, vision)
+    vision = _vision(_Section(visual.get("visual_model"), VISION, source))
+    abstractor = _abstractor(_Section(visual.get("visual_abstractor"), ABSTRACTOR, source), vision)
     return MPLUGOwl2Config(vision=vision, abstractor=abstractor, language=_language(top))
 
 
-def _vision(data: object, source: str) -> VisionConfig:
-    section = _Section(data, "visual_config.visual_model", source)
-    vision = VisionConfig(
-        hidden_size=section.positive("hidden_size", int),
-        intermediate_size=section.positive("intermediate_size", int),
-        layers=section.positive("num_hidden_layers", int),
-        heads=section.positive("num_attention_heads", int),
-        image_size=section.positive("image_size", int),
-        patch_size=section.positive("patch_size", int),
-        layer_norm_eps=section.positive("layer_norm_eps", float),
-    )
-    section.divisible("hidden_size", vision.hidden_size, "num_attention_heads", vision.heads)
-    section.divisible("image_size", vision.image_size, "patch_size", vision.patch_size)
-    return vision
+def _vision(section: _Section) -> VisionConfig:
+    sizes = section.sizes(VisionConfig)
+    section.require_divisible("hidden_size", sizes.hidden_size, "num_attention_heads", sizes.heads)
+    section.require_divisible("image_size", sizes.image_size, "patch_size", sizes.patch_size)
+    return sizes
 
 
-def _abstractor(data: object, source: str, vision: VisionConfig) -> AbstractorConfig:
-    section = _Section(data, "visual_config.visual_abstractor", source)
-    abstractor = AbstractorConfig(
-        hidden_size=section.positive("hidden_size", int),
-        intermediate_size=section.positive("intermediate_size", int),
-        layers=section.positive("num_hidden_layers", int),
-        heads=section.positive("num_attention_heads", int),
-        queries=section.positive("num_learnable_queries", int),
-        layer_norm_eps=section.positive("layer_norm_eps", float),
-    )
-    section.divisible(
-        "hidden_size", abstractor.hidden_size, "num_attention_heads", abstractor.heads
-    )
-    section.divisible("hidden_size", abstractor.hidden_size, "4 (sin-cos tables)", 4)
-    grid, width = section.positive("grid_size", int), section.positive("encoder_hidden_size", int)
+def _abstractor(section: _Section, vision: VisionConfig) -> AbstractorConfig:
+    sizes = section.sizes(AbstractorConfig)
+    section.require_divisible("hidden_size", sizes.hidden_size, "num_attention_heads", sizes.heads)
+    section.require_divisible("hidden_size", sizes.hidden_size, "4 (sin-cos tables)", 4)
+    grid, width = section.positive("grid_size"), section.positive("encoder_hidden_size")
     if grid != vision.grid:
         raise section.error(f"grid_size = {grid}, but the vision model has {vision.grid} patches")
-    if not width == vision.hidden_size == abstractor.hidden_size:
+    if not width == vision.hidden_size == sizes.hidden_size:
         # The official code concatenates queries and vision tokens, so they share one width.
         raise section.error(
-            f"encoder_hidden_size = {width} and hidden_size = {abstractor.hidden_size} must "
+            f"encoder_hidden_size = {width} and hidden_size = {sizes.hidden_size} must "
             f"equal the vision model's {vision.hidden_size}"
         )
-    return abstractor
+    return sizes
 
 
 def _language(section: _Section) -> LanguageConfig:
-    heads = section.positive("num_attention_heads", int)
-    language = LanguageConfig(
-        vocab_size=section.positive("vocab_size", int),
-        hidden_size=section.positive("hidden_size", int),
-        intermediate_size=section.positive("intermediate_size", int),
-        layers=section.positive("num_hidden_layers", int),
-        heads=heads,
-        key_value_heads=section.positive("num_key_value_heads", int, heads),
-        max_positions=section.positive("max_position_embeddings", int),
-        rms_norm_eps=section.positive("rms_norm_eps", float),
-        rope_theta=section.positive("rope_theta", float, 10000.0),
+    heads = section.positive("num_attention_heads")
+    sizes = section.sizes(LanguageConfig, key_value_heads=heads, rope_theta=10000.0)
+    section.require_divisible("hidden_size", sizes.hidden_size, "twice the heads", 2 * heads)
+    section.require_divisible(
+        "num_attention_heads", heads, "key/value heads", sizes.key_value_heads
     )
-    section.divisible("hidden_size", language.hidden_size, "twice the heads", 2 * heads)
-    section.divisible("num_attention_heads", heads, "key/value heads", language.key_value_heads)
-    return language
+    return sizes
 
 
 # --- tensors into a model --------------------------------------------------------------------
