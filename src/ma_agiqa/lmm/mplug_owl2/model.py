@@ -687,7 +687,7 @@ def prepare_prompts(
     before_sum = torch.zeros(len(prompts), weight.shape[1], device=weight.device)
     for k, prompt in enumerate(prompts):
         if prompt.before:
-            before_sum[k] = _fill(past, k, model, prompt.before)
+            before_sum[k] = _run_before_image(past, k, model, prompt.before)
     lengths_K = torch.tensor(lengths, device=weight.device)
     steps_L = torch.arange(present, device=weight.device)
     return Prompts(
@@ -700,7 +700,9 @@ def prepare_prompts(
     )
 
 
-def _fill(past: list[KeyValue], k: int, model: LanguageModel, ids: Sequence[int]) -> Tensor:
+def _run_before_image(
+    past: list[KeyValue], k: int, model: LanguageModel, ids: Sequence[int]
+) -> Tensor:
     """Run `ids`, write their keys and values into column k, return the sum of their states."""
     x_LND = model.embed(ids)[:, None]
     positions = torch.arange(len(ids), device=x_LND.device)[:, None]
@@ -724,7 +726,7 @@ def _mask(lengths_K: Tensor, steps_L: Tensor, *, padded: int, dtype: torch.dtype
 
 
 def pool_states(model: LanguageModel, prompts: Prompts, image_IBD: Tensor) -> Tensor:
-    """Mean of the final states over all positions, (K, B, D), float32."""
+    """Return the mean of the final states over all positions, (K, B, D), float32."""
     images, count = image_IBD.shape[1], len(prompts.before_sum)
     shown = image_IBD[:, None].expand(-1, count, -1, -1)
     after = prompts.after[:, :, None].expand(-1, -1, images, -1)
@@ -749,7 +751,7 @@ def _repeated(past: Sequence[KeyValue], images: int) -> Iterator[KeyValue]:
 
 
 class ImageLanguageModel(LanguageModel):
-    """The language model with its eyes, under the released names."""
+    """The language model, the vision tower and the abstractor, under the released names."""
 
     def __init__(self, *, config: MPLUGOwl2Config) -> None:
         super().__init__(config=config.language)
@@ -802,7 +804,7 @@ class MPLUGOwl2(nn.Module):
         Raises:
             UsageError: a wrong image shape, prompt or schedule.
         """
-        prompts = [self._checked(ids) for ids in token_ids]
+        prompts = [self._split(ids) for ids in token_ids]
         pixel_values = self._pixels(pixel_values)
         if not prompts or not len(pixel_values):
             return torch.zeros(
@@ -816,22 +818,22 @@ class MPLUGOwl2(nn.Module):
         return self._pooled_cached(pixel_values, prompts)
 
     def _pooled_cached(self, pixel_values: Tensor, prompts: list[TokenizedPrompt]) -> Tensor:
-        image_IBD = self._look(pixel_values)
+        image_IBD = self._image_vectors(pixel_values)
         same_length = defaultdict(list)  # prompts of one group run as one batch
         for k, prompt in enumerate(prompts):
             same_length[len(prompt.after)].append(k)
         vectors: dict[int, Tensor] = {}
         for members in same_length.values():
             group = tuple(prompts[k] for k in members)
-            vectors_KBD = pool_states(self.model, self._prepared(group), image_IBD)
+            vectors_KBD = pool_states(self.model, self._kept_prompts(group), image_IBD)
             vectors |= zip(members, vectors_KBD, strict=True)
         return torch.stack([vectors[k] for k in range(len(prompts))], dim=1)
 
     @torch.no_grad()
     def last_hidden(self, pixel_values: Tensor, ids: Sequence[int]) -> Tensor:
         """Return the normalised final states of one whole prompt, (B, L, D)."""
-        prompt = self._checked(ids)
-        *_, x_LBD = self._whole(self._look(self._pixels(pixel_values)), prompt)
+        prompt = self._split(ids)
+        *_, x_LBD = self._run_prompt(self._image_vectors(self._pixels(pixel_values)), prompt)
         return self.model.norm(x_LBD).transpose(0, 1)
 
     @torch.no_grad()
@@ -847,17 +849,17 @@ class MPLUGOwl2(nn.Module):
         """
         vision = self.model.vision_model.forward_intermediates(self._pixels(pixel_values))
         abstractor = self.model.visual_abstractor.forward_intermediates(vision[-1])
-        steps = self._whole(abstractor[-1].transpose(0, 1), self._checked(ids))
+        steps = self._run_prompt(abstractor[-1].transpose(0, 1), self._split(ids))
         language = [x_LBD.transpose(0, 1).clone() for x_LBD in steps]
         language.append(self.model.norm(language[-1]))
         return {"vision": vision, "abstractor": abstractor, "language": language}
 
-    def _look(self, pixel_values: Tensor) -> Tensor:
+    def _image_vectors(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (I, B, D)."""
         tokens = self.model.vision_model(pixel_values)
         return self.model.visual_abstractor(tokens).transpose(0, 1)
 
-    def _whole(self, image_IBD: Tensor, prompt: TokenizedPrompt) -> Iterator[Tensor]:
+    def _run_prompt(self, image_IBD: Tensor, prompt: TokenizedPrompt) -> Iterator[Tensor]:
         """Yield the embedded prompt and each layer's output, (L, B, D) in one memory."""
         images = image_IBD.shape[1]
         before, after = (
@@ -871,7 +873,7 @@ class MPLUGOwl2(nn.Module):
         for state, _ in self.model.run(x_LBD, spans=spans, rotary=rotary):
             yield state
 
-    def _prepared(self, group: tuple[TokenizedPrompt, ...]) -> Prompts:
+    def _kept_prompts(self, group: tuple[TokenizedPrompt, ...]) -> Prompts:
         """Return the kept state of these prompts, computed anew when weights have changed."""
         language = self.model
         weights: list[Tensor] = [*language.layers.parameters(), *language.norm.parameters()]
@@ -886,7 +888,7 @@ class MPLUGOwl2(nn.Module):
                 self._prompts.popitem(last=False)
         return prompts
 
-    def _checked(self, ids: Sequence[int]) -> TokenizedPrompt:
+    def _split(self, ids: Sequence[int]) -> TokenizedPrompt:
         language = self.config.language
         prompt = split_at_image(ids, vocab_size=language.vocab_size)
         if (positions := len(ids) - 1 + self.image_positions) > language.max_positions:
