@@ -10,7 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ma_agiqa.errors import ModelError
 from ma_agiqa.lmm.encoder import open_encoder
-from ma_agiqa.lmm.mplug_owl2.checkpoint import load
+from support.owl_checkpoint import load
 
 
 def test_the_hub_is_asked_for_one_format_of_the_weights(

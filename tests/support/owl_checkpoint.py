@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ma_agiqa.lmm.mplug_owl2 import build
+from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
+from ma_agiqa.lmm.mplug_owl2.checkpoint import load_checkpoint
+from ma_agiqa.lmm.weights import open_checkpoint
 from support import tiny_owl
 
 WIDTH = 64
@@ -36,3 +38,8 @@ def write(folder: Path, *, seed: int = 0, shards: int = 3, tables: bool = False)
     index = {"metadata": {"total_size": 0}, "weight_map": places}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return folder
+
+
+def load(source: str | Path, *, dtype: str = "fp16", revision: str | None = None) -> MPLUGOwl2:
+    """Read a checkpoint onto the CPU."""
+    return load_checkpoint(open_checkpoint(source, revision=revision), device="cpu", dtype=dtype)

@@ -15,11 +15,12 @@ import torch
 from ma_agiqa.errors import ModelError, OutputError, UsageError
 from ma_agiqa.lmm.encoder import OFFICIAL
 from ma_agiqa.lmm.mplug_owl2 import build, checkpoint
-from ma_agiqa.lmm.mplug_owl2.checkpoint import convert_to_safetensors, load, replace_linears
+from ma_agiqa.lmm.mplug_owl2.checkpoint import convert_to_safetensors, replace_linears
 from ma_agiqa.lmm.mplug_owl2.encoder import MPLUGOwl2Encoder
 from support import owl_checkpoint, tiny_owl
 from support.lmm_pictures import pictures
 from support.owl_checkpoint import PUBLISHED_SHARDS as SHARDS
+from support.owl_checkpoint import load
 
 
 def encoder(folder: Path, **options: Any) -> MPLUGOwl2Encoder:

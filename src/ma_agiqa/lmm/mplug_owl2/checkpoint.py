@@ -284,33 +284,18 @@ def _check_table(name: str, stored: Tensor, computed: Tensor, source: str) -> No
 # --- loading and converting ------------------------------------------------------------------
 
 
-def load(
-    source: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str = "fp16",
-    revision: str | None = None,
+def load_checkpoint(
+    checkpoint: Checkpoint, *, device: str | torch.device, dtype: str, load_in: int | None = None
 ) -> MPLUGOwl2:
-    """Load a checkpoint from a directory or the Hub.
+    """Load an opened checkpoint.
 
     Args:
         dtype: "fp16" (the official one), "bf16" or "fp32".
-        revision: commit, tag or branch on the Hub.
+        load_in: 8 or 4 for quantised weights in the language model's layers.
 
     Raises:
         ModelError: a file is missing, damaged or of another model.
         UsageError: an unknown dtype.
-    """
-    return load_checkpoint(open_checkpoint(source, revision=revision), device=device, dtype=dtype)
-
-
-def load_checkpoint(
-    checkpoint: Checkpoint, *, device: str | torch.device, dtype: str, load_in: int | None = None
-) -> MPLUGOwl2:
-    """Load an opened checkpoint; see `load`.
-
-    Args:
-        load_in: 8 or 4 for quantised weights in the language model's layers.
     """
     check_dtype(dtype)
     model = _described(checkpoint)

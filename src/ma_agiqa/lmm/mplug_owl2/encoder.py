@@ -165,7 +165,7 @@ class MPLUGOwl2Encoder:
         load_in: int | None = None,
         revision: str | None = None,
     ) -> MPLUGOwl2Encoder:
-        """Load a checkpoint from a directory or the Hub; see `checkpoint.load`."""
+        """Load a checkpoint from a directory or the Hub; see `load_checkpoint`."""
         checkpoint = open_checkpoint(source, revision=revision)
         config = parse_config(checkpoint.config, source=str(checkpoint.directory / CONFIG))
         # The tokenizer first: its errors should not wait for 16 GB of weights.
