@@ -2,6 +2,7 @@
 
     python benchmarks/extract.py --config medium --device cpu --threads 1
     python benchmarks/extract.py --config 7b --device cuda
+    python benchmarks/extract.py --config 7b --count    only the operations, on no device
 
 Weights are random (speed does not depend on them) and made on the device. Both schedules run
 on the same kernels, so the figure is what the schedule saves. The official schedule is the
@@ -30,8 +31,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
 from ma_agiqa.provenance import environment
 
 # The two official prompts as the released tokenizer gives them; -200 is the image.
@@ -111,9 +111,9 @@ def official_script(model: MPLUGOwl2, pixels: Tensor, prompts: list[list[int]]) 
     """The official script's work: every question twice, logits each time, (B, K, D)."""
     vectors = []
     for ids in prompts:
-        model.logits(model.last_hidden(pixels, ids))
+        model.lm_head(model.last_hidden(pixels, ids))
         states = model.last_hidden(pixels, ids)
-        model.logits(states)
+        model.lm_head(states)
         vectors.append(states.float().mean(dim=1))
     return torch.stack(vectors, dim=1)
 
@@ -249,6 +249,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="further ones, cached")
     parser.add_argument("--official-batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, help="turns after the warm-up")
+    parser.add_argument("--count", action="store_true", help="print operations, time nothing")
     parser.add_argument("--out", type=Path, help="JSON file; written after every part")
     args = parser.parse_args(argv)
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
@@ -313,4 +314,8 @@ def write(report: dict[str, Any], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(None), sys.argv[1:])
+    given = arguments(None)
+    if given.count:
+        print(json.dumps(operations(CONFIGS[given.config], PROMPTS[given.config])))
+    else:
+        run(given, sys.argv[1:])

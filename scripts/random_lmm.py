@@ -28,9 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ma_agiqa.errors import OutputError
-from ma_agiqa.experts.questions import OFFICIAL
-from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.lmm.encoder import OFFICIAL
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
 
 VOCABULARY = 400
 TEXTS = [

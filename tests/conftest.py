@@ -84,7 +84,7 @@ def twelve(tmp_path: Path) -> list[Path]:
 def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny random mPLUG-Owl2 in its published layout."""
     pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
-    import owl_checkpoint
+    from support import owl_checkpoint
 
     return owl_checkpoint.write(tmp_path_factory.mktemp("lmm") / "tiny")
 
@@ -92,7 +92,7 @@ def lmm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def owl() -> MPLUGOwl2:
     """A tiny mPLUG-Owl2 that a test may change."""
-    import tiny_owl
+    from support import tiny_owl
 
     return tiny_owl.model()
 
@@ -111,7 +111,7 @@ def pixels() -> Tensor:
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random checkpoint of one family of LMMs, where all would do."""
     pytest.importorskip("transformers", reason="needs the extra 'lmm'")
-    import tiny_lmms
+    from support import tiny_lmms
 
     return tiny_lmms.write("qwen2_5_vl", tmp_path_factory.mktemp("lmm") / "qwen")
 

@@ -1,4 +1,4 @@
-"""A store narrowed to some questions holds their vectors as they were."""
+"""A store of some of another's questions holds their vectors as they were."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench_desk
-from ma_agiqa.bench.stores import narrowed
+from ma_agiqa.bench.stores import select_questions
 from ma_agiqa.data import registry
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.errors import FeatureError
@@ -16,19 +16,21 @@ from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.store import FeatureStore
 
 
-def test_a_narrowed_store_has_the_same_vectors_and_encoder_and_is_made_once(tmp_path: Path) -> None:
+def test_a_store_of_some_questions_has_the_same_vectors_and_encoder_and_is_made_once(
+    tmp_path: Path,
+) -> None:
     desk = bench_desk.write(tmp_path)
     samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
-    path = narrowed(desk / "store", ["coherence"], samples, desk / "stores")
+    path = select_questions(desk / "store", ["coherence"], samples, desk / "stores")
     whole, part = FeatureStore.open(desk / "store"), FeatureStore.open(path)
     assert part.header.encoder == whole.header.encoder
     assert [question.name for question in part.header.questions] == ["coherence"]
     hashes = hash_files(samples.path)
     assert torch.equal(part.get(hashes), whole.get(hashes)[:, 1:])
     shards = sorted((path / "shards").iterdir())
-    assert narrowed(desk / "store", ["coherence"], samples, desk / "stores") == path
+    assert select_questions(desk / "store", ["coherence"], samples, desk / "stores") == path
     assert sorted((path / "shards").iterdir()) == shards
-    assert narrowed(desk / "store", ["meaning"], samples, desk / "stores") != path
+    assert select_questions(desk / "store", ["meaning"], samples, desk / "stores") != path
 
 
 def test_an_image_without_vectors_is_an_error(tmp_path: Path) -> None:
@@ -36,4 +38,4 @@ def test_an_image_without_vectors_is_an_error(tmp_path: Path) -> None:
     (desk / "a/3.png").write_bytes((desk / "a/4.png").read_bytes() + b"more")
     samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
     with pytest.raises(FeatureError, match="no vectors of 1 images"):
-        narrowed(desk / "store", ["coherence"], samples, desk / "stores")
+        select_questions(desk / "store", ["coherence"], samples, desk / "stores")

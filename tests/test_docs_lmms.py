@@ -13,13 +13,13 @@ import pytest
 import tiny_paper
 from command_line import run
 from conftest import REPOSITORY
-from ma_agiqa.experts.questions import quote_prompts, read_questions
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import quote_prompts, read_questions
 
 for _module in ("transformers", "timm", "cv2"):
     pytest.importorskip(_module, reason="needs the extras 'lmm' and 'paper'")
 
-import tiny_lmms  # noqa: E402
+from support import tiny_lmms  # noqa: E402
 
 PAGE = (REPOSITORY / "docs/lmms.md").read_text(encoding="utf-8")
 SHORT = ["--backbone", "random", "--set", "epochs=1", "--set", "batch_size=8", "--device", "cpu"]

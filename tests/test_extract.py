@@ -13,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.experts.questions import OFFICIAL, Question
-from ma_agiqa.experts.semantic import fingerprint_of
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.extract import BatchSize, extract
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import OFFICIAL, Question, fingerprint_of
 from ma_agiqa.types import RGB
 
 WIDTH = 6
@@ -30,13 +29,13 @@ class FakeEncoder:
     width = WIDTH
 
     def __init__(self, *, room: int = 1000, infinite: int | None = None) -> None:
-        self.parts = {"encoder": "colour means"}
+        self.identity = {"encoder": "colour means"}
         self.room, self.infinite = room, infinite
         self.batches: list[int] = []
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of(self.parts)
+        return fingerprint_of(self.identity)
 
     def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
         self.batches.append(len(images))
@@ -155,7 +154,7 @@ def test_a_bug_in_the_encoder_ends_the_run_and_keeps_what_was_done(
 
 def test_a_store_of_another_encoder_is_refused(pictures: list[Path], store: FeatureStore) -> None:
     encoder = FakeEncoder()
-    encoder.parts = {"encoder": "other means"}
+    encoder.identity = {"encoder": "other means"}
     with pytest.raises(FeatureError, match='encoder: "colour means", not "other means"'):
         extract(encoder, pictures, store)
 

@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import owl_checkpoint
 from conftest import REPOSITORY
 from ma_agiqa.cli import app
-from ma_agiqa.experts.questions import OFFICIAL, Question
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.lmm.encoders import open_encoder
+from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder
+from support import owl_checkpoint
 
 
 def command(*words: object) -> list[str]:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from conftest import REPOSITORY
 from ma_agiqa.errors import FeatureError, ImageError, OutputError
-from ma_agiqa.experts.questions import COHERENCE, MEANING, OFFICIAL, Question
 from ma_agiqa.features.content import hash_files, hash_source
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import COHERENCE, MEANING, OFFICIAL, Question
 
 PARTS_HERE = {"encoder": "made up", "weights": "abc", "dtype": "torch.float16"}
 HEADER = Header(encoder=PARTS_HERE, width=8, questions=OFFICIAL)

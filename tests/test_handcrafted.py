@@ -11,7 +11,7 @@ from PIL import Image
 from ma_agiqa.errors import ImageError
 from ma_agiqa.experts import natural_statistics as statistics
 from ma_agiqa.experts.handcrafted import MAX_PIXELS, QUESTION, WIDTH, HandcraftedEncoder, describe
-from ma_agiqa.experts.questions import OFFICIAL
+from ma_agiqa.lmm.encoder import OFFICIAL
 from ma_agiqa.types import RGB
 
 N = 200_000

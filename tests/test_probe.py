@@ -19,10 +19,10 @@ from ma_agiqa.errors import DataError, FeatureError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import features_of, fit_probe, probe
 from ma_agiqa.evaluation.ridge import STRENGTHS
-from ma_agiqa.experts.questions import OFFICIAL
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import OFFICIAL
 
 IMAGES, WIDTH = 60, 16
 

@@ -10,18 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-import owl_checkpoint
 from command_line import run
 from ma_agiqa.data.registry import TableColumns, load
 from ma_agiqa.errors import DataError, ImageError, UsageError
-from ma_agiqa.experts.questions import OFFICIAL, Question, quote_prompts
-from ma_agiqa.experts.semantic import encode_with_prompts
 from ma_agiqa.features.content import content_hash, hash_files, key_of
 from ma_agiqa.features.extract import extract
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.lmm.encoders import open_encoder
+from ma_agiqa.lmm.encoder import (
+    Question,
+    open_encoder,
+)
 from ma_agiqa.training.semantics import vectors_of
+from support import owl_checkpoint
 from test_semantic_scoring import save_model
 
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")
@@ -72,15 +73,6 @@ def model(lmm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny", lmm, ASKED, dtype="fp32")
 
 
-def test_the_words_stand_in_the_question() -> None:
-    assert SHOWN.quotes_prompt
-    assert not PLAIN.quotes_prompt
-    assert SHOWN.about("a {prompt} of foxes").text == "Does it show a {prompt} of foxes?"
-    assert PLAIN.about("foxes") == PLAIN
-    assert quote_prompts(ASKED)
-    assert not quote_prompts(OFFICIAL)
-
-
 def test_keys_are_the_content_alone_unless_words_are_quoted() -> None:
     sha256 = content_hash(b"image")
     assert key_of(sha256, None) == sha256, "stores from before keep their keys"
@@ -111,7 +103,7 @@ def test_vectors_are_those_of_the_question_with_the_words(
 
 def test_one_image_with_two_prompts_has_two_vectors(desk: Path, lmm: Path, tmp_path: Path) -> None:
     encoder = open_encoder(lmm, device="cpu", dtype="fp32")
-    header = Header(encoder.parts, encoder.width, ASKED)
+    header = Header(encoder.identity, encoder.width, ASKED)
     store = FeatureStore.create(tmp_path / "store", header)
     image = desk / "0.png"
     prompts = ["a fox", "a hat", "a fox", " "]
@@ -130,7 +122,7 @@ def test_words_that_cannot_be_asked_fail_their_image_only(
     desk: Path, lmm: Path, tmp_path: Path
 ) -> None:
     encoder = open_encoder(lmm, device="cpu", dtype="fp32")
-    store = FeatureStore.create(tmp_path / "store", Header(encoder.parts, encoder.width, ASKED))
+    store = FeatureStore.create(tmp_path / "store", Header(encoder.identity, encoder.width, ASKED))
     images = [desk / f"{number}.png" for number in range(3)]
     prompts = ["a fox", "</s> a hat", "word " * 200]
     done = extract(encoder, images, store, prompts=prompts)
@@ -138,24 +130,6 @@ def test_words_that_cannot_be_asked_fail_their_image_only(
     reasons = {Path(failure.path).name: failure.reason for failure in done.failures}
     assert "contains </s>" in reasons["1.png"]
     assert "positions exceeds the model's" in reasons["2.png"]
-
-
-def test_images_of_equal_words_go_through_together() -> None:
-    class Counting:
-        width = 1
-
-        def __init__(self) -> None:
-            self.calls: list[tuple[int, str]] = []
-
-        def encode(self, images: list[np.ndarray], questions: list[Question]) -> torch.Tensor:
-            self.calls.append((len(images), questions[0].text))
-            return torch.tensor([[[float(image.sum())]] for image in images])
-
-    images = [np.full((1, 1, 3), value, np.uint8) for value in range(5)]
-    encoder = Counting()
-    found = encode_with_prompts(encoder, images, [SHOWN], ["x", "y", "x", "x", "y"])  # type: ignore[arg-type]
-    assert found.flatten().tolist() == [0, 3, 6, 9, 12], "in the order of the images"
-    assert encoder.calls == [(3, "Does it show x?"), (2, "Does it show y?")]
 
 
 def test_without_the_words_nothing_is_extracted(desk: Path, lmm: Path, tmp_path: Path) -> None:
@@ -245,6 +219,6 @@ def test_a_prompt_quoting_store_is_refused_when_the_words_are_not_given(
     desk: Path, lmm: Path, tmp_path: Path
 ) -> None:
     encoder = open_encoder(lmm, device="cpu")
-    store = FeatureStore.create(tmp_path / "store", Header(encoder.parts, encoder.width, ASKED))
+    store = FeatureStore.create(tmp_path / "store", Header(encoder.identity, encoder.width, ASKED))
     with pytest.raises(UsageError, match=r"quotes \{prompt\}"):
         extract(encoder, [desk / "0.png"], store)

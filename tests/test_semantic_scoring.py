@@ -10,16 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-import owl_checkpoint
 import tiny_paper
 from command_line import run
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, ModelError, OutputError, UsageError
-from ma_agiqa.experts.questions import OFFICIAL, Question, to_record
 from ma_agiqa.inference import Scorer, load
-from ma_agiqa.lmm.encoders import open_encoder
+from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, to_record
 from ma_agiqa.types import Scale
+from support import owl_checkpoint
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")
@@ -61,7 +60,7 @@ def save_model(
         preprocess=Preprocess("paper"),
         scale=Scale(0.0, 5.0),
         questions=to_record(questions),
-        encoder=dict(open_encoder(lmm, device="cpu", dtype=dtype).parts),
+        encoder=dict(open_encoder(lmm, device="cpu", dtype=dtype).identity),
     )
     torch.manual_seed(0)
     network = checkpoints.build(config)

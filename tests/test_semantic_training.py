@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-import owl_checkpoint
 import tiny_paper
 from command_line import run
 from ma_agiqa import checkpoints
-from ma_agiqa.experts.questions import OFFICIAL, to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.inference import load
+from ma_agiqa.lmm.encoder import OFFICIAL, to_record
 from ma_agiqa.training.starts import with_arguments
+from support import owl_checkpoint
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")

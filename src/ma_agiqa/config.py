@@ -62,8 +62,8 @@ class ModelConfig:
         network: keyword arguments of that architecture's constructor.
         questions: name -> text and fingerprint of each question whose vectors the model
             takes, in order; empty for a model without semantics.
-        encoder: parts of the encoder whose vectors it was trained on, see
-            `experts/semantic.py`; empty where that is not known.
+        encoder: identity of the encoder whose vectors it was trained on, see
+            `lmm/encoder.py`; empty where that is not known.
         training: what else there is to know of its training: the model it started from, the
             other data sets and how the score maps to their scales; see `training/record.py`.
         versions: versions of this package and of torch that wrote the file.

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ma_agiqa import checkpoints, provenance
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.errors import ModelError
-from ma_agiqa.experts.questions import OFFICIAL, to_record
+from ma_agiqa.errors import ModelError, first_line
 from ma_agiqa.experts.swin import WindowAttention, WindowLayer
 from ma_agiqa.files import sha256
+from ma_agiqa.lmm.encoder import OFFICIAL, to_record
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.text import some
 from ma_agiqa.types import Scale
@@ -278,7 +278,3 @@ def card_text(official: Path, config: ModelConfig, conversion: Conversion) -> st
         checked=len(conversion.checked),
         dropped=dropped or "- none",
     )
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -68,3 +68,8 @@ class MissingExtraError(MAAGIQAError):
             f"this needs the package '{package}', which is not installed",
             remedy=f"pip install 'ma-agiqa[{extra}]'",
         )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

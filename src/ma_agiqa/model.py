@@ -4,7 +4,7 @@ Source: paper figure 2; official models/MA_AGIQA.py.
 Experts stand in the official order: semantic vectors first (the paper's meaning, then
 coherence), the visual expert last. Kept from the official code: see `experts` and `fusion`.
 What this file does not do: read images (`models/preprocess.py`), extract semantic vectors
-(`experts/semantic.py`), convert published weights (`convert.py`).
+(`lmm/encoder.py`), convert published weights (`convert.py`).
 
 Shapes: B images, K semantic vectors, F their width, E = K + 1 experts, N = h x w patches,
 D evidence width.

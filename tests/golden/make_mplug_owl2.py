@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import tiny_owl
 from reference import images
+from support import tiny_owl
 
 GOLDEN = Path(__file__).with_name("mplug_owl2_tiny.npz")
 PROMPTS = [[1, 36, 144, 8, -200, 151, 255], [1, 130, 217, 95, 169, 142, -200, 160, 183]]
@@ -24,11 +24,12 @@ def stages() -> dict[str, np.ndarray]:
     """Return every stage of the first prompt, and the pooled vectors of both."""
     model = tiny_owl.model()
     pixels = torch.from_numpy(images(2, 56, seed=7))
-    seen = model.intermediates(pixels, PROMPTS[0])
-    named = {f"vision{i}": state for i, state in enumerate(seen.vision)}
-    named |= {f"abstractor{i}": state for i, state in enumerate(seen.abstractor)}
-    named |= {f"layer{i}": state for i, state in enumerate(seen.layers)}
-    named |= {"inputs_embeds": seen.inputs_embeds, "last_hidden": seen.last_hidden}
+    seen = model.forward_intermediates(pixels, PROMPTS[0])
+    embeds, *layers, last_hidden = seen["language"]
+    named = {f"vision{i}": state for i, state in enumerate(seen["vision"])}
+    named |= {f"abstractor{i}": state for i, state in enumerate(seen["abstractor"])}
+    named |= {f"layer{i}": state for i, state in enumerate(layers)}
+    named |= {"inputs_embeds": embeds, "last_hidden": last_hidden}
     named |= {"pooled": model.pooled(pixels, PROMPTS)}
     return {name: state.numpy() for name, state in named.items()}
 

@@ -18,10 +18,10 @@ from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.data.registry import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
-from ma_agiqa.experts.questions import Question, to_record
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import Question, to_record
 from ma_agiqa.training import datasets
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.request import Source

@@ -151,7 +151,7 @@ def _train(cell: Cell, bench: Bench) -> Outcome:
     folder = bench.out / "runs" / cell.key
     store = spec.store
     if store is not None and spec.vectors:
-        store = stores.narrowed(store, spec.vectors, data.samples, bench.out / "stores")
+        store = stores.select_questions(store, spec.vectors, data.samples, bench.out / "stores")
     request = TrainRequest(
         data=data.spec.data,
         root=data.spec.root,

@@ -11,7 +11,7 @@ from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.store import FeatureStore
 
 
-def narrowed(store: Path, names: Sequence[str], samples: Samples, folder: Path) -> Path:
+def select_questions(store: Path, names: Sequence[str], samples: Samples, folder: Path) -> Path:
     """Copy the vectors to some questions of a data set's images; return the new store.
 
     What is there already is not copied again.

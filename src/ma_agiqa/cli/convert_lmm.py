@@ -18,7 +18,7 @@ def convert_lmm(
 
     Names, values and dtypes stay, and so does the fingerprint that feature stores know.
     """
-    from ma_agiqa.lmm.encoders import LMMS
-    from ma_agiqa.lmm.mplug_owl2.loading import convert_to_safetensors
+    from ma_agiqa.lmm.encoder import LMMS
+    from ma_agiqa.lmm.mplug_owl2.checkpoint import convert_to_safetensors
 
     typer.echo(convert_to_safetensors(LMMS.get(lmm, lmm), out))

@@ -13,10 +13,9 @@ from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.experts.questions import Question
-    from ma_agiqa.experts.semantic import SemanticEncoder
     from ma_agiqa.features.extract import Extraction
     from ma_agiqa.features.store import FeatureStore
+    from ma_agiqa.lmm.encoder import Question, SemanticEncoder
 
 Words = Annotated[
     list[str] | None,
@@ -114,10 +113,9 @@ def extract(
     if prompts is not None:
         prompts = _part(prompts, part)
 
-    from ma_agiqa.experts.questions import OFFICIAL, read_questions
     from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.official import import_official as import_files
-    from ma_agiqa.lmm.encoders import default_questions, open_encoder
+    from ma_agiqa.lmm.encoder import OFFICIAL, default_questions, open_encoder, read_questions
 
     if lmm is None and import_official is None:
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
@@ -165,7 +163,7 @@ def _check_prompts(
     asked: tuple[Question, ...], prompts: list[str] | None, *, is_given: bool
 ) -> None:
     """Require prompts where a question quotes them, and refuse `--prompt` where none does."""
-    from ma_agiqa.experts.questions import quote_prompts, require_prompts
+    from ma_agiqa.lmm.encoder import quote_prompts, require_prompts
 
     if is_given and not quote_prompts(asked):
         raise UsageError("no question quotes {prompt}: leave out --prompt")
@@ -186,12 +184,12 @@ def _open(
 ) -> FeatureStore:
     """Open or make the store of an encoder; without one, of official files."""
     from ma_agiqa.features.header import Header
-    from ma_agiqa.features.official import PARTS, WIDTH
+    from ma_agiqa.features.official import IDENTITY, WIDTH
     from ma_agiqa.features.store import FeatureStore
 
-    parts = PARTS if encoder is None else encoder.parts
+    identity = IDENTITY if encoder is None else encoder.identity
     width = WIDTH if encoder is None else encoder.width
-    return FeatureStore.create(store, Header(encoder=parts, width=width, questions=questions))
+    return FeatureStore.create(store, Header(encoder=identity, width=width, questions=questions))
 
 
 def _paths(

@@ -52,7 +52,7 @@ class Probe:
         chosen: which column of it.
         trials: what each strength gave on validation, ascending.
         vectors: names of the questions whose vectors it takes, in order.
-        encoder: parts of the encoder that made them.
+        encoder: identity of the encoder that made them.
         target: the human score it predicts.
         train, val: how many images fitted it and chose its strength.
     """

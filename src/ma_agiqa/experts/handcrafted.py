@@ -20,8 +20,7 @@ from torch import Tensor
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.experts import natural_statistics as statistics
-from ma_agiqa.experts.questions import Question
-from ma_agiqa.experts.semantic import fingerprint_of
+from ma_agiqa.lmm.encoder import Question, fingerprint_of
 from ma_agiqa.types import RGB
 
 NAME = "handcrafted"
@@ -41,13 +40,13 @@ QUESTION = Question(name="statistics", text="Statistics of the pixels; no questi
 class HandcraftedEncoder:
     """Turn images into vectors of statistics; see `SemanticEncoder`."""
 
-    parts = PARTS
+    identity = PARTS
     width = WIDTH
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the parts."""
-        return fingerprint_of(self.parts)
+        """16 hexadecimal digits of `identity`."""
+        return fingerprint_of(self.identity)
 
     def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
         """Return (B, K, D), float32; equal for every question.

@@ -20,11 +20,10 @@ import torch
 
 from ma_agiqa import devices
 from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.experts.questions import require_prompts
-from ma_agiqa.experts.semantic import SemanticEncoder, encode_with_prompts
 from ma_agiqa.features.content import content_hash, key_of
 from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
 from ma_agiqa.images import decode, read_bytes
+from ma_agiqa.lmm.encoder import SemanticEncoder, encode_with_prompts, require_prompts
 from ma_agiqa.lookahead import reason
 from ma_agiqa.types import RGB
 
@@ -116,7 +115,7 @@ def extract(
         UsageError: the store's questions quote prompts and there are none.
         OutputError: a shard could not be written; the shards before it are safe.
     """
-    store.header.require_encoder(encoder.parts, source=store.path)
+    store.header.require_encoder(encoder.identity, source=store.path)
     paired = _with_prompts(images, prompts, store)
     workers = workers or min(devices.available_cores(), MAX_DEFAULT_WORKERS)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ma-agiqa-decode")

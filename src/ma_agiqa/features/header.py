@@ -1,9 +1,9 @@
 """`encoder.json` of a feature store: which encoder and which questions its vectors are of.
 
-    {"format_version", "fingerprint", "encoder": parts, "width", "dtype", "questions"}
+    {"format_version", "fingerprint", "encoder": identity, "width", "dtype", "questions"}
 
-Vectors of two encoders never share a store, and a question is its text: both are compared
-part by part, so that the error says what differs.
+Vectors of two encoders never share a store, and a question is its text: both are compared,
+so that the error says what differs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ma_agiqa.errors import FeatureError
-from ma_agiqa.experts import questions as texts
-from ma_agiqa.experts.questions import Question
-from ma_agiqa.experts.semantic import difference, fingerprint_of
 from ma_agiqa.files import write_atomically
+from ma_agiqa.lmm.encoder import (
+    Question,
+    diff_identity,
+    fingerprint_of,
+    from_record,
+    quote_prompts,
+    to_record,
+)
 
 FILE = "encoder.json"
 FORMAT_VERSION = 1
@@ -31,7 +36,7 @@ class Header:
     """What all vectors of a store have in common.
 
     Attributes:
-        encoder: parts of the encoder; see `experts.semantic`.
+        encoder: identity of the encoder; see `lmm.encoder`.
         width: length of one vector.
         questions: in the order of the stored vectors.
     """
@@ -48,14 +53,14 @@ class Header:
     @property
     def quotes_prompts(self) -> bool:
         """Whether vectors also depend on the words that generated each image."""
-        return texts.quote_prompts(self.questions)
+        return quote_prompts(self.questions)
 
     def require_encoder(self, expected: Mapping[str, Any], *, source: str | Path) -> None:
-        """Raise FeatureError, with the parts that differ, unless this is the encoder expected."""
+        """Raise FeatureError, with what differs, unless this is the encoder expected."""
         if self.fingerprint != fingerprint_of(expected):
             raise FeatureError(
                 f"holds vectors of encoder {self.fingerprint}, expected "
-                f"{fingerprint_of(expected)} ({difference(expected, self.encoder)})",
+                f"{fingerprint_of(expected)} ({diff_identity(expected, self.encoder)})",
                 path=source,
                 remedy="use a store of that encoder, or extract into a new one",
             )
@@ -92,7 +97,7 @@ class Header:
             "encoder": dict(self.encoder),
             "width": self.width,
             "dtype": DTYPE,
-            "questions": texts.to_record(self.questions),
+            "questions": to_record(self.questions),
         }
         write_atomically(folder / FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
@@ -110,7 +115,7 @@ def read(folder: Path) -> Header:
         header = Header(
             encoder=dict(data["encoder"]),
             width=int(data["width"]),
-            questions=texts.from_record(data["questions"], source=path),
+            questions=from_record(data["questions"], source=path),
         )
         recorded = data["fingerprint"]
     except FileNotFoundError as error:

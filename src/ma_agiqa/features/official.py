@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.experts.questions import OFFICIAL
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.extract import Extraction, Failure
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import OFFICIAL
 from ma_agiqa.lookahead import reason
 
 SUFFIXES = {"meaning": "_semantic_content.pt", "coherence": "_coherence.pt"}
 WIDTH = 4096
-PARTS = {"encoder": "files of the official getFeature.py, weights unknown", "width": WIDTH}
+IDENTITY = {"encoder": "files of the official getFeature.py, weights unknown", "width": WIDTH}
 """What such vectors count as made by when nobody says more."""
 
 

@@ -20,16 +20,20 @@ from torch import Tensor
 
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import FeatureError, ImageError, UsageError
-from ma_agiqa.experts.questions import Question, from_record, quote_prompts
-from ma_agiqa.experts.semantic import (
-    SemanticEncoder,
-    difference,
-    encode_with_prompts,
-    fingerprint_of,
-)
 from ma_agiqa.features.content import key_of
 from ma_agiqa.features.header import DTYPE
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import (
+    Question,
+    SemanticEncoder,
+    diff_identity,
+    encode_with_prompts,
+    fingerprint_of,
+    from_record,
+    open_encoder,
+    quote_prompts,
+    recorded_settings,
+)
 from ma_agiqa.types import RGB
 
 ROUNDED = getattr(torch, DTYPE)
@@ -180,8 +184,6 @@ def open_source(
         opened.header.columns_of(questions, source=opened.path)
         return StoredSemantics(opened, questions)
 
-    from ma_agiqa.lmm.encoders import open_encoder, recorded_settings
-
     assert lmm is not None
     settings = recorded_settings(config.encoder)
     if dtype is not None:
@@ -190,7 +192,7 @@ def open_source(
     if config.encoder and encoder.fingerprint != fingerprint_of(config.encoder):
         raise FeatureError(
             f"is encoder {encoder.fingerprint}, {config.name} was trained on vectors of "
-            f"{fingerprint_of(config.encoder)} ({difference(config.encoder, encoder.parts)})",
+            f"{fingerprint_of(config.encoder)} ({diff_identity(config.encoder, encoder.identity)})",
             path=lmm,
             remedy="give the LMM the model was trained with",
         )

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError, OutputError
-from ma_agiqa.experts.questions import Question
 from ma_agiqa.features import header as headers
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.shards import DATA, FOLDER, INDEX, Shard, read_index, write_shard
+from ma_agiqa.lmm.encoder import Question
 
 SHARD_SIZE = 256
 """Images per shard; a kill loses at most so many."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.splits import Split
-from ma_agiqa.experts.semantic import fingerprint_of
+from ma_agiqa.lmm.encoder import fingerprint_of
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.record import in_words
 

@@ -20,9 +20,9 @@ import torch
 
 from ma_agiqa import checkpoints
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
-from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
+from ma_agiqa.lmm.encoder import to_record
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.starts import Start
 

@@ -18,8 +18,8 @@ import torch
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, TrainedOn
 from ma_agiqa.errors import UsageError
-from ma_agiqa.experts.questions import to_record
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import to_record
 from ma_agiqa.provenance import environment
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.datasets import DataSet, load_sets, training_part

@@ -16,9 +16,9 @@ from ma_agiqa.config import ModelConfig
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.data.splits import PROMPT
 from ma_agiqa.errors import DataError, FeatureError, UsageError
-from ma_agiqa.experts.questions import Question, from_record
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.lmm.encoder import Question, from_record
 from ma_agiqa.text import some
 from ma_agiqa.training.starts import PAPER_SEMANTIC_WIDTH, PAPER_SEMANTICS, Start
 

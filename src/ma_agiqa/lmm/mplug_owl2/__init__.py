@@ -1,12 +1,8 @@
-"""mPLUG-Owl2 7B, the large multimodal model of the paper; our own implementation.
-
-`build` makes the model from tensors; `loading.load` reads a checkpoint; `encoder` puts it
-behind `SemanticEncoder`.
-"""
+"""mPLUG-Owl2 7B, the large multimodal model of the paper; our own implementation."""
 
 from __future__ import annotations
 
+from ma_agiqa.lmm.mplug_owl2.checkpoint import build
 from ma_agiqa.lmm.mplug_owl2.model import MPLUGOwl2
-from ma_agiqa.lmm.mplug_owl2.weights import build
 
 __all__ = ["MPLUGOwl2", "build"]

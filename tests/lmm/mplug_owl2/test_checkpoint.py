@@ -1,4 +1,4 @@
-"""A checkpoint in the published layout becomes an encoder; a broken one becomes an error."""
+"""A checkpoint in the published layout becomes a model; a broken one becomes an error."""
 
 from __future__ import annotations
 
@@ -8,58 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from PIL import Image
 
-import tiny_owl
 from ma_agiqa.errors import ModelError, OutputError, UsageError
-from ma_agiqa.experts.questions import OFFICIAL, Question
-from ma_agiqa.lmm.mplug_owl2 import build, loading
-from ma_agiqa.lmm.mplug_owl2.checkpoint import fingerprint, open_checkpoint
+from ma_agiqa.lmm.encoder import OFFICIAL
+from ma_agiqa.lmm.mplug_owl2 import build, checkpoint
+from ma_agiqa.lmm.mplug_owl2.checkpoint import convert_to_safetensors, replace_linears
 from ma_agiqa.lmm.mplug_owl2.encoder import MPLUGOwl2Encoder
-from ma_agiqa.lmm.mplug_owl2.loading import convert_to_safetensors, load
-from ma_agiqa.lmm.mplug_owl2.tokenizer import Tokenizer
-
-pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
-SHARDS = 33
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """The published layout: 33 pickle shards, their index, config and tokenizer."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    config = tiny_owl.config(vocab_size=360)
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mplug_owl2"}))
-    (folder / "tokenizer.model").write_bytes(tiny_owl.tokenizer_model())
-    model = build(config, tiny_owl.weights(config))
-    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    places = {}
-    for number in range(SHARDS):
-        file = f"pytorch_model-{number + 1}-of-{SHARDS}.bin"
-        part = {name: tensors[name] for name in list(tensors)[number::SHARDS]}
-        torch.save(part, folder / file)
-        places |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": 0}, "weight_map": places}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    return folder
-
-
-@pytest.fixture
-def pictures() -> list[np.ndarray]:
-    g = np.random.default_rng(0)
-    return [g.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((40, 60), (70, 30))]
+from support import owl_checkpoint, tiny_owl
+from support.lmm_pictures import pictures
+from support.owl_checkpoint import PUBLISHED_SHARDS as SHARDS
+from support.owl_checkpoint import load
 
 
 def encoder(folder: Path, **options: Any) -> MPLUGOwl2Encoder:
     return MPLUGOwl2Encoder.load(folder, **{"dtype": "fp32", **options})
-
-
-# --- loading ---------------------------------------------------------------------------------
 
 
 def test_the_published_layout_loads_exactly(published: Path) -> None:
@@ -70,7 +35,7 @@ def test_the_published_layout_loads_exactly(published: Path) -> None:
 
 
 def test_all_layouts_give_the_same_vectors(
-    published: Path, tmp_path: Path, pictures: list[np.ndarray]
+    published: Path, tmp_path: Path, two_images: list[np.ndarray]
 ) -> None:
     copy = convert_to_safetensors(published, tmp_path / "deep" / "copy")
     assert len(list(copy.glob("model-*-of-00033.safetensors"))) == SHARDS
@@ -85,25 +50,10 @@ def test_all_layouts_give_the_same_vectors(
     tables = ("inv_freq", "q_pos_embed", "k_pos_embed")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(tables)}
     torch.save(tensors, single / "pytorch_model.bin")
-    vectors = [encoder(folder).encode(pictures, OFFICIAL) for folder in (published, copy, single)]
+    vectors = [encoder(folder).encode(two_images, OFFICIAL) for folder in (published, copy, single)]
     assert vectors[0].shape == (2, 2, 64)
     assert torch.equal(vectors[0], vectors[1])
     assert torch.equal(vectors[0], vectors[2])
-
-
-def test_real_images_give_the_same_vectors_by_both_schedules(
-    published: Path, agiqa_3k: Path
-) -> None:
-    paths = sorted((agiqa_3k / "images").iterdir())[:3]
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    assert len(images) == 3
-    ours = encoder(published)
-    cached = ours.encode(images, OFFICIAL)
-    ours.schedule = "official"
-    official = ours.encode(images, OFFICIAL)
-    # Float32 sums in another order.
-    torch.testing.assert_close(cached, official, rtol=0, atol=5e-6 * official.std().item())
-    assert (cached[0] - cached[1]).abs().max() > 1e-3 * official.std()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +74,7 @@ def test_never_more_than_one_shard_is_held(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
     alive: list[weakref.ref[torch.Tensor]] = []
-    read = loading.read_shard
+    read = checkpoint.read_shard
 
     def watched(path: Path, names: frozenset[str] | None) -> dict[str, torch.Tensor]:
         assert not [tensor for tensor in alive if tensor() is not None]
@@ -132,7 +82,7 @@ def test_never_more_than_one_shard_is_held(
         alive.extend(weakref.ref(tensor) for tensor in tensors.values())
         return tensors
 
-    monkeypatch.setattr(loading, "read_shard", watched)
+    monkeypatch.setattr(checkpoint, "read_shard", watched)
     if job == "load":
         load(published, dtype="fp16")  # stored as fp32, so every tensor is converted
     else:
@@ -181,6 +131,8 @@ def _swapped(folder: Path) -> None:
 
 
 SHARD = f"pytorch_model-7-of-{SHARDS}.bin"
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing shard": (_without(SHARD), f"1 of 33 weight files are missing: {SHARD}"),
     "truncated shard": (_truncated(SHARD), f"{SHARD}: damaged"),
@@ -228,53 +180,10 @@ def test_a_damaged_safetensors_shard_is_an_error_that_names_it(
         load(copy)
 
 
-def test_a_tokenizer_of_another_model_is_refused(published: Path) -> None:
-    with pytest.raises(ModelError, match=r"has 360 pieces and BOS 1, the model expects 320 and 1"):
-        Tokenizer(path=published / "tokenizer.model", vocab_size=320)
-
-
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="holds no weights"):
         load(tmp_path)
-
-
-# --- from the Hub ----------------------------------------------------------------------------
-
-
-def test_the_hub_is_asked_for_one_format_of_the_weights(
-    published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
-        return str(published)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert load("owner/owl", revision="abc").width == 64
-    assert asked == [
-        ("owner/owl", "abc", ["*.json", "tokenizer.model"]),
-        ("owner/owl", "abc", ["pytorch_model*.bin"]),
-    ]
-
-
-def test_an_unreachable_hub_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot(*_: object, **__: object) -> str:
-        raise LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(ModelError, match="owner/owl: cannot be fetched from the Hub: no network"):
-        load("owner/owl")
-
-
-@pytest.mark.parametrize("source", ["/no/such/folder", "./here", "one-word"])
-def test_a_missing_folder_is_not_looked_for_on_the_hub(source: str) -> None:
-    with pytest.raises(ModelError, match="no such directory, and not the name of a Hub"):
-        load(source)
-
-
-# --- conversion ------------------------------------------------------------------------------
 
 
 def test_conversion_never_overwrites(published: Path, tmp_path: Path) -> None:
@@ -292,28 +201,94 @@ def test_a_failed_conversion_leaves_nothing_behind(published: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-# --- the encoder -----------------------------------------------------------------------------
+# --- configuration and tensors ---------------------------------------------------------------
 
 
-def test_the_encoder_takes_any_questions(published: Path, pictures: list[np.ndarray]) -> None:
-    owl = encoder(published)
-    questions = (*OFFICIAL, Question(name="hands", text="How many fingers has each hand?"))
-    three = owl.encode(pictures, questions)
-    assert three.shape == (2, 3, owl.width)
-    one = owl.encode(pictures[:1], questions[2:])
-    # Another batch, the same sums in another order.
-    torch.testing.assert_close(one[0, 0], three[0, 2], rtol=0, atol=5e-6 * three.std().item())
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rms_norm_eps": None}, "rms_norm_eps must be a positive float, found None"),
+        ({"hidden_size": "64"}, "hidden_size must be a positive int"),
+        ({"num_attention_heads": 3}, "hidden_size = 64 is not divisible by twice the heads = 6"),
+        ({"num_key_value_heads": 3}, "not divisible by key/value heads = 3"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling = .* is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported, only 'silu'"),
+        ({"visual_config": None}, "visual_config must be a mapping"),
+        ({"visual_config": {}}, "visual_model: expected a mapping, found NoneType"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        build(tiny_owl.config(**changes))
 
 
-def test_the_encoders_fingerprint_follows_weights_and_dtype(
-    published: Path, tmp_path: Path
-) -> None:
-    files = fingerprint(open_checkpoint(published))
-    first = encoder(published).fingerprint
-    published.rename(tmp_path / "moved")
-    assert encoder(tmp_path / "moved").fingerprint == first
-    assert encoder(tmp_path / "moved", dtype="bf16").fingerprint != first
-    shard = tmp_path / "moved" / SHARD
-    torch.save({k: v + 1 for k, v in torch.load(shard).items()}, shard)
-    assert fingerprint(open_checkpoint(tmp_path / "moved")) != files
-    assert encoder(tmp_path / "moved").fingerprint != first
+def test_a_missing_epsilon_is_never_guessed() -> None:
+    configuration = tiny_owl.config()
+    del configuration["rms_norm_eps"]
+    with pytest.raises(ModelError, match="lacks rms_norm_eps"):
+        build(configuration)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    configuration = tiny_owl.config()
+    configuration["visual_config"]["visual_abstractor"]["grid_size"] = 5
+    with pytest.raises(ModelError, match="grid_size = 5, but the vision model has 4"):
+        build(configuration)
+
+
+def test_wrong_weights_are_refused_by_name() -> None:
+    configuration = tiny_owl.config()
+    tensors = tiny_owl.weights(configuration)
+    missing = {name: t for name, t in tensors.items() if name != "model.norm.weight"}
+    with pytest.raises(ModelError, match=r"1 missing tensors: model\.norm.weight; no unexpected"):
+        build(configuration, missing)
+    with pytest.raises(ModelError, match="1 unexpected tensors: extra"):
+        build(configuration, {**tensors, "extra": torch.zeros(1)})
+    with pytest.raises(ModelError, match=r"norm.weight has shape \(65,\), expected \(64,\)"):
+        build(configuration, {**tensors, "model.norm.weight": torch.zeros(65)})
+
+
+def test_a_stored_table_that_breaks_its_formula_is_refused() -> None:
+    configuration = tiny_owl.config()
+    tensors = tiny_owl.weights(configuration)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    right = build(configuration).state_dict()[name]
+    build(configuration, {**tensors, name: right.half()})
+    with pytest.raises(ModelError, match="inv_freq differs from its formula"):
+        build(configuration, {**tensors, name: right * 1.01})
+
+
+# --- 8 and 4 bits ----------------------------------------------------------------------------
+
+
+def test_an_8_bit_mplug_owl2_gives_nearly_the_same_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
+    pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
+
+    folder = owl_checkpoint.write(tmp_path / "owl")
+    exact, rounded = (
+        MPLUGOwl2Encoder.load(folder, dtype="fp32", load_in=load_in) for load_in in (None, 8)
+    )
+    assert "load_in" not in exact.identity, "stores from before keep their fingerprint"
+    assert rounded.identity == {**exact.identity, "load_in": 8}
+    expected, found = (encoder.encode(pictures(), OFFICIAL) for encoder in (exact, rounded))
+    likeness = torch.cosine_similarity(found, expected, dim=-1)
+    assert likeness.min() > 0.999  # as above
+    assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.1), (4, 0.8)])
+def test_quantised_layers_stay_near_the_exact_ones(bits: int, tolerance: float) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
+
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 128, bias=False), torch.nn.Linear(128, 64))
+    layers.requires_grad_(False)
+    inputs = torch.randn(32, 64)
+    exact = layers(inputs)
+    replace_linears(layers, bits=bits, dtype=torch.float32)
+    found = layers.to("cpu")(inputs)
+    assert not any(type(layer) is torch.nn.Linear for layer in layers)
+    # Rounded to 1 / 127 of the largest value of a row (8 bits), to one of 16 levels (4 bits).
+    assert (found - exact).abs().max() < tolerance * exact.std()
+    assert not torch.equal(found, exact)

@@ -1,7 +1,9 @@
-"""Every family of LMMs: the right states, averaged over the right positions, of any batch."""
+"""Every family of LMMs: the right states over the right positions, of any batch; else a refusal."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,25 @@ from PIL import Image
 from torch import Tensor
 
 from command_line import run
-from lmm_pictures import pictures
-from ma_agiqa.errors import UsageError
-from ma_agiqa.experts.questions import OFFICIAL, Question
+from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.lmm.encoders import open_encoder, recorded_settings
-from ma_agiqa.lmm.pooling import POOLS, mean_over, positions
+from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, recorded_settings
+from ma_agiqa.lmm.transformers import (
+    AUTO_CLASS,
+    POOLS,
+    TransformersEncoder,
+    load_model,
+    mean_over,
+    positions,
+    read_processor,
+)
 from ma_agiqa.types import RGB
+from support.lmm_pictures import pictures
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 
-import tiny_lmms  # noqa: E402
+from support import tiny_lmms  # noqa: E402
 
 WIDTH, LAYERS = 32, 3
 IMAGE_MARK = {
@@ -150,7 +159,7 @@ def test_vectors_of_real_images_come_through_the_command_line(
     stored = FeatureStore.open(tmp_path / "store")
     assert (stored.header.width, len(stored.header.questions)) == (WIDTH, 2)
     again = open_encoder(checkpoint, device="cpu", **recorded_settings(stored.header.encoder))
-    assert again.parts == dict(stored.header.encoder)
+    assert again.identity == dict(stored.header.encoder)
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     expected = again.encode(pictures, OFFICIAL)
     # Stored as float16, whose steps near 1 are 1e-3.
@@ -198,13 +207,15 @@ def test_parts_change_with_everything_that_changes_vectors(qwen: Path, qwen_copy
     template.write_text(template.read_text() + " ")
     others["template"] = open_encoder(qwen_copy, device="cpu")
     for part, other in others.items():
-        changed = {name for name in plain.parts if plain.parts[name] != other.parts[name]}
+        changed = {name for name in plain.identity if plain.identity[name] != other.identity[name]}
         assert part in changed
         assert changed <= {part, "processor"}
-    assert open_encoder(qwen, device="cpu", layer=LAYERS).parts == plain.parts, "-1 is the last"
+    assert open_encoder(qwen, device="cpu", layer=LAYERS).identity == plain.identity, (
+        "-1 is the last"
+    )
 
 
-# --- pooling ------------------------------------------------------------------------------------
+# --- pooling ---------------------------------------------------------------------------------
 
 
 def test_padding_is_never_averaged() -> None:
@@ -227,3 +238,151 @@ def test_a_pool_without_positions_is_refused() -> None:
     present = torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(UsageError, match="'image' finds no position"):
         positions("image", present_BL=present, image_BL=~present)
+
+
+# --- 8 and 4 bits ----------------------------------------------------------------------------
+
+
+def test_quantisation_without_a_gpu_or_its_package_is_refused(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "bits" in name else name)
+    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[quant\]"):
+        open_encoder(qwen, device="cpu", load_in=4)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UsageError, match="4-bit weights need a CUDA device, this is cpu"):
+        open_encoder(qwen, device="cpu", load_in=4)
+    with pytest.raises(UsageError, match="8 or 4 bits, not in 3"):
+        open_encoder(qwen, device="cpu", load_in=3)
+
+
+def test_an_8_bit_model_gives_nearly_the_same_vectors(qwen: Path, images: list[RGB]) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quant'")
+    exact: Any = open_encoder(qwen, device="cpu", dtype="fp32")
+    expected = exact.encode(images, OFFICIAL)
+    cpu, dtype = torch.device("cpu"), torch.float32
+    model = load_model(qwen, AUTO_CLASS, device=cpu, dtype=dtype, load_in=8)
+    encoder = TransformersEncoder(
+        model=model,
+        processor=read_processor(qwen),
+        identity={**exact.identity, "load_in": 8},
+        dtype=dtype,
+        layer=LAYERS,
+        pool="all",
+    )
+    found = encoder.encode(images, OFFICIAL)
+    likeness = torch.cosine_similarity(found, expected, dim=-1)
+    # Weights are rounded to 1 / 127 of a row's largest value. The CPU kernels of 4 bits want
+    # wider layers than a tiny model has; its layers are tested alone below.
+    assert likeness.min() > 0.999
+    assert not torch.equal(found, expected)
+
+
+# --- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"layer": 4}, "layer 4 is not there: this model has 0"),
+        ({"layer": -5}, "layer -5 is not there"),
+        ({"pool": "mean"}, "unknown pool 'mean': use one of all, image, text, last"),
+        ({"dtype": "fp8"}, "unknown dtype 'fp8'"),
+    ],
+)
+def test_an_option_the_model_does_not_have_is_refused(
+    qwen: Path, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        open_encoder(qwen, device="cpu", **options)
+
+
+def test_without_transformers_the_error_names_the_extra(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[lmm\]"):
+        open_encoder(qwen, device="cpu")
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def damages() -> Iterator[tuple[str, Any, str]]:
+    yield "no config", lambda d: (d / "config.json").unlink(), "config.json: not found; the folder"
+    yield "half a config", lambda d: (d / "config.json").write_text("{"), "config.json: damaged"
+    yield "no type", lambda d: change_config(d, model_type=None), "no model_type, only"
+    yield "new type", lambda d: change_config(d, model_type="qwen9_vl"), "does not load this model"
+    yield "a text model", lambda d: change_config(d, model_type="bert"), "of type 'bert'"
+    yield "no processor", lambda d: (d / "processor_config.json").unlink(), "processor"
+    yield "no template", lambda d: (d / "chat_template.jinja").unlink(), "has no chat template"
+    yield "no weights", lambda d: (d / "model.safetensors").unlink(), "holds no weights"
+
+    def pickled(d: Path) -> None:
+        (d / "model.safetensors").unlink()
+        torch.save({}, d / "pytorch_model.bin")
+
+    yield "pickles", pickled, "pickled weights"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [pytest.param(damage, reason, id=name) for name, damage, reason in damages()],
+)
+def test_an_unusable_checkpoint_is_named_with_what_was_found(
+    qwen_copy: Path, damage: Any, reason: str
+) -> None:
+    damage(qwen_copy)
+    with pytest.raises(ModelError, match=reason) as caught:
+        open_encoder(qwen_copy, device="cpu")
+    assert str(qwen_copy) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_missing_tensor_is_an_error_and_no_random_start(
+    qwen_copy: Path, images: list[RGB]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(qwen_copy / "model.safetensors")
+    name = next(name for name in tensors if "q_proj.weight" in name)
+    del tensors[name]
+    save_file(tensors, qwen_copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors are missing .*q_proj.weight"):
+        open_encoder(qwen_copy, device="cpu").encode(images, OFFICIAL)
+
+
+def test_a_damaged_weight_file_is_a_typed_error(qwen_copy: Path, images: list[RGB]) -> None:
+    weights = qwen_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="weights cannot be loaded"):
+        open_encoder(qwen_copy, device="cpu").encode(images, OFFICIAL)
+
+
+def test_a_question_with_a_mark_of_the_model_is_refused(qwen: Path, images: list[RGB]) -> None:
+    question = Question("q", "Is <|image_pad|> fine?")
+    with pytest.raises(UsageError, match=r"contains <\|image_pad\|>, a mark of this model"):
+        open_encoder(qwen, device="cpu").encode(images, [question])
+
+
+def test_an_image_that_preprocessing_refuses_is_an_image_error(qwen: Path) -> None:
+    stripe = np.zeros((2, 800, 3), np.uint8)
+    with pytest.raises(ImageError, match="preprocessing refuses it"):
+        open_encoder(qwen, device="cpu").encode([stripe], OFFICIAL)
+
+
+def test_no_images_or_no_questions_give_no_vectors(qwen: Path, images: list[RGB]) -> None:
+    encoder = open_encoder(qwen, device="cpu")
+    width = encoder.encode(images[:1], OFFICIAL).shape[2]
+    assert encoder.encode([], OFFICIAL).shape == (0, 2, width)
+    assert encoder.encode(images, []).shape == (5, 0, width)
+
+
+def test_wrong_use_of_the_command_is_one_line_and_status_2(qwen: Path, tmp_path: Path) -> None:
+    done = run("extract", "a.png", "--lmm", qwen, "--layer", 9, "--store", tmp_path / "store")
+    assert done.exit_code == 2
+    assert "layer 9 is not there" in done.stderr
+    assert not (tmp_path / "store").exists()

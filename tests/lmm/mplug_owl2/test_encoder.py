@@ -1,4 +1,4 @@
-"""What mPLUG-Owl2 is given: token ids by the slow LLaMA rules, pixels as the official code's."""
+"""mPLUG-Owl2 sees token ids by the slow LLaMA rules and the official code's pixels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-import tiny_owl
-from ma_agiqa.errors import ImageError, MissingExtraError, UsageError
-from ma_agiqa.experts.questions import OFFICIAL
-from ma_agiqa.lmm.mplug_owl2.pixels import MAX_SIDE, preprocess
-from ma_agiqa.lmm.mplug_owl2.tokenizer import Tokenizer, image_prompt_ids
+from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
+from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder
+from ma_agiqa.lmm.mplug_owl2.encoder import (
+    MAX_SIDE,
+    MPLUGOwl2Encoder,
+    Tokenizer,
+    image_prompt_ids,
+    preprocess,
+)
+from ma_agiqa.lmm.weights import fingerprint_of_weights, open_checkpoint
+from support import tiny_owl
+from support.owl_checkpoint import PUBLISHED_SHARDS as SHARDS
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
+SHARD = f"pytorch_model-7-of-{SHARDS}.bin"
+
+
+def encoder(folder: Path, **options: Any) -> MPLUGOwl2Encoder:
+    return MPLUGOwl2Encoder.load(folder, **{"dtype": "fp32", **options})
+
 
 # --- tokens ----------------------------------------------------------------------------------
 
@@ -58,6 +73,11 @@ def test_without_sentencepiece_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ma-agiqa\[paper\]'"):
         Tokenizer(path=tmp_path / "tokenizer.model", vocab_size=360)
+
+
+def test_a_tokenizer_of_another_model_is_refused(published: Path) -> None:
+    with pytest.raises(ModelError, match=r"has 360 pieces and BOS 1, the model expects 320 and 1"):
+        Tokenizer(path=published / "tokenizer.model", vocab_size=320)
 
 
 # --- pixels ----------------------------------------------------------------------------------
@@ -101,3 +121,53 @@ def test_one_pixel_is_an_image() -> None:
 def test_what_is_no_usable_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(ImageError, match=r"expected a uint8 array|exceed 16384"):
         preprocess(image, side=56)
+
+
+# --- vectors ---------------------------------------------------------------------------------
+
+
+def test_real_images_give_the_same_vectors_by_both_schedules(
+    published: Path, agiqa_3k: Path
+) -> None:
+    paths = sorted((agiqa_3k / "images").iterdir())[:3]
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    assert len(images) == 3
+    ours = encoder(published)
+    cached = ours.encode(images, OFFICIAL)
+    ours.schedule = "official"
+    official = ours.encode(images, OFFICIAL)
+    # Float32 sums in another order.
+    torch.testing.assert_close(cached, official, rtol=0, atol=5e-6 * official.std().item())
+    assert (cached[0] - cached[1]).abs().max() > 1e-3 * official.std()
+
+
+def test_the_encoder_takes_any_questions(published: Path, two_images: list[np.ndarray]) -> None:
+    owl = encoder(published)
+    questions = (*OFFICIAL, Question(name="hands", text="How many fingers has each hand?"))
+    three = owl.encode(two_images, questions)
+    assert three.shape == (2, 3, owl.width)
+    one = owl.encode(two_images[:1], questions[2:])
+    # Another batch, the same sums in another order.
+    torch.testing.assert_close(one[0, 0], three[0, 2], rtol=0, atol=5e-6 * three.std().item())
+
+
+def test_the_encoders_fingerprint_follows_weights_and_dtype(
+    published: Path, tmp_path: Path
+) -> None:
+    files = fingerprint_of_weights(open_checkpoint(published))
+    first = encoder(published).fingerprint
+    published.rename(tmp_path / "moved")
+    assert encoder(tmp_path / "moved").fingerprint == first
+    assert encoder(tmp_path / "moved", dtype="bf16").fingerprint != first
+    shard = tmp_path / "moved" / SHARD
+    torch.save({k: v + 1 for k, v in torch.load(shard).items()}, shard)
+    assert fingerprint_of_weights(open_checkpoint(tmp_path / "moved")) != files
+    assert encoder(tmp_path / "moved").fingerprint != first
+
+
+def test_quantisation_without_a_gpu_is_refused_before_weights_are_read(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UsageError, match="4-bit weights need a CUDA device, this is cpu"):
+        open_encoder(published, device="cpu", load_in=4)

@@ -11,15 +11,14 @@ from PIL import Image
 
 from command_line import run
 from ma_agiqa.errors import UsageError
-from ma_agiqa.experts.questions import Question
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.lmm.encoders import open_encoder
+from ma_agiqa.lmm.encoder import Question, open_encoder
 from ma_agiqa.types import RGB
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 
-import tiny_lmms  # noqa: E402
+from support import tiny_lmms  # noqa: E402
 
 SPACE = {"clip": 24, "siglip": 16, "siglip2": 16}
 TEXTS = (Question("good", "Good photo."), Question("bad", "Bad photo of " + "many things, " * 9))

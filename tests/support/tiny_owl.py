@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
 from reference import weight
 
 TEXT = """USER: Evaluate if the image quality is compromised. ASSISTANT: The image is coherent.

@@ -1,4 +1,4 @@
-"""mPLUG-Owl2 gives the official vectors, for less work, and stays frozen."""
+"""mPLUG-Owl2 gives the official vectors, for less work, stays frozen, and refuses wrong input."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import tiny_owl
+from conftest import REPOSITORY
 from ma_agiqa.errors import UsageError
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from ma_agiqa.lmm.mplug_owl2.abstractor import sincos_grid, sincos_table
-from ma_agiqa.lmm.mplug_owl2.configuration import parse_config
-from ma_agiqa.lmm.mplug_owl2.language import spans_of
-from ma_agiqa.lmm.mplug_owl2.weights import empty_model
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
+from ma_agiqa.lmm.mplug_owl2.model import sincos_grid, sincos_table, spans_of
 from reference import weight
+from support import tiny_owl
 
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-import make_mplug_owl2 as golden  # noqa: E402
+sys.path.insert(0, str(REPOSITORY / "tests/golden"))
+import make_mplug_owl2 as golden
 
 # Float32 of other kernels and other orders of summation: what the recorder states as noise.
 PARITY = 2e-5
@@ -67,18 +65,19 @@ def recorded(request: pytest.FixtureRequest, fixtures: Path) -> Recorded:
 
 @pytest.mark.parametrize("prompt", ["A", "B"])
 def test_every_stage_equals_the_official_code(recorded: Recorded, prompt: str) -> None:
-    seen = recorded.model.intermediates(recorded.images, recorded.prompts[prompt])
-    for key, state in zip(("embeddings", "layer0", "layer1", "output"), seen.vision, strict=True):
+    seen = recorded.model.forward_intermediates(recorded.images, recorded.prompts[prompt])
+    keys = ("embeddings", "layer0", "layer1", "output")
+    for key, state in zip(keys, seen["vision"], strict=True):
         recorded.assert_close(state, f"vision/{key}")
-    for key, state in zip(("layer0", "layer1", "output"), seen.abstractor, strict=True):
+    for key, state in zip(keys[1:], seen["abstractor"], strict=True):
         recorded.assert_close(state, f"abstractor/{key}")
-    recorded.assert_close(seen.inputs_embeds, f"{prompt}/inputs_embeds")
-    for key, state in zip(("layer0", "layer1"), seen.layers, strict=True):
-        recorded.assert_close(state, f"{prompt}/text/{key}")
-    stack = torch.stack([seen.inputs_embeds, seen.layers[0], seen.last_hidden])
-    recorded.assert_close(stack, f"{prompt}/hidden_states")
-    recorded.assert_close(seen.last_hidden, f"{prompt}/last_hidden")
-    logits = recorded.model.logits(seen.last_hidden[:, -1])
+    embeds, first, second, last_hidden = seen["language"]
+    recorded.assert_close(embeds, f"{prompt}/inputs_embeds")
+    recorded.assert_close(first, f"{prompt}/text/layer0")
+    recorded.assert_close(second, f"{prompt}/text/layer1")
+    recorded.assert_close(torch.stack([embeds, first, last_hidden]), f"{prompt}/hidden_states")
+    recorded.assert_close(last_hidden, f"{prompt}/last_hidden")
+    logits = recorded.model.lm_head(last_hidden[:, -1])
     recorded.assert_close(logits, f"{prompt}/logits_last")
 
 
@@ -252,3 +251,34 @@ def test_the_given_tensors_are_taken_over_without_a_copy() -> None:
     model = build(configuration, tensors)
     for name, parameter in model.named_parameters():
         assert parameter.data_ptr() == tensors[name].data_ptr(), name
+
+
+# --- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        ([1, 2, 3], "exactly one image mark .* found 0"),
+        ([1, -200, 2, -200], "exactly one image mark .* found 2"),
+        ([1, -200, 320], r"token ids \[320\] are outside the vocabulary of 320"),
+        ([1, -3, -200], r"token ids \[-3\]"),
+        ([1] * 120 + [-200], "129 positions exceeds the model's 128"),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["official", "cached"])
+def test_a_wrong_prompt_is_refused(
+    owl: MPLUGOwl2, pixels: Tensor, ids: list[int], reason: str, schedule: Any
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        owl.pooled(pixels, [PROMPTS[0], ids], schedule=schedule)
+
+
+def test_a_wrong_image_shape_is_refused_with_both_numbers(owl: MPLUGOwl2) -> None:
+    with pytest.raises(UsageError, match=r"\(B, 3, 56, 56\), got \(1, 3, 48, 56\)"):
+        owl.pooled(torch.zeros(1, 3, 48, 56), PROMPTS)
+
+
+def test_an_unknown_schedule_is_refused(owl: MPLUGOwl2, pixels: Tensor) -> None:
+    with pytest.raises(UsageError, match=r"'fast'.*'cached' or 'official'"):
+        owl.pooled(pixels, PROMPTS, schedule="fast")  # type: ignore[arg-type]

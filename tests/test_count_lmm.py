@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import REPOSITORY
-from ma_agiqa.lmm.counting import PUBLISHED, Sizes, Stack
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import count_lmm  # noqa: E402
+from count_lmm import PUBLISHED, Sizes, Stack  # noqa: E402
 
 POSITIONS = 32
 
@@ -26,7 +26,7 @@ def flops(module: torch.nn.Module, **inputs: torch.Tensor) -> int:
 
 
 def test_a_language_stack_counts_what_runs() -> None:
-    stack = Stack(3, 32, 48, 4, key_value_heads=2, head_width=16, gated=True)
+    stack = Stack(3, 32, 48, 4, shared=2, head_width=16, gated=True)
     config = transformers.Qwen3Config(
         vocab_size=10, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16,

@@ -1,14 +1,27 @@
-"""The questions are the official ones, and others are data."""
+"""The questions are the official ones, others are data, and some quote the words of an image."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ma_agiqa.errors import UsageError
-from ma_agiqa.experts.questions import COHERENCE, MEANING, OFFICIAL, Question, read_questions
+from ma_agiqa.lmm.encoder import (
+    COHERENCE,
+    MEANING,
+    OFFICIAL,
+    Question,
+    encode_with_prompts,
+    quote_prompts,
+    read_questions,
+)
+
+SHOWN = Question("shown", "Does it show {prompt}?")
+PLAIN = Question("plain", "Is it a good picture?")
 
 
 def test_the_official_questions_and_prompts_are_verbatim(fixtures: Path) -> None:
@@ -105,3 +118,33 @@ def test_a_wrong_question_file_is_refused_by_name(
 def test_a_missing_question_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none.toml: cannot be read"):
         read_questions(tmp_path / "none.toml")
+
+
+# --- words behind the image ------------------------------------------------------------------
+
+
+def test_the_words_stand_in_the_question() -> None:
+    assert SHOWN.quotes_prompt
+    assert not PLAIN.quotes_prompt
+    assert SHOWN.about("a {prompt} of foxes").text == "Does it show a {prompt} of foxes?"
+    assert PLAIN.about("foxes") == PLAIN
+    assert quote_prompts((SHOWN, PLAIN))
+    assert not quote_prompts(OFFICIAL)
+
+
+def test_images_of_equal_words_go_through_together() -> None:
+    class Counting:
+        width = 1
+
+        def __init__(self) -> None:
+            self.calls: list[tuple[int, str]] = []
+
+        def encode(self, images: list[np.ndarray], questions: list[Question]) -> torch.Tensor:
+            self.calls.append((len(images), questions[0].text))
+            return torch.tensor([[[float(image.sum())]] for image in images])
+
+    images = [np.full((1, 1, 3), value, np.uint8) for value in range(5)]
+    encoder = Counting()
+    found = encode_with_prompts(encoder, images, [SHOWN], ["x", "y", "x", "x", "y"])  # type: ignore[arg-type]
+    assert found.flatten().tolist() == [0, 3, 6, 9, 12], "in the order of the images"
+    assert encoder.calls == [(3, "Does it show x?"), (2, "Does it show y?")]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,32 +25,34 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ma_agiqa.errors import ImageError
-from ma_agiqa.experts.questions import Question
-from ma_agiqa.experts.semantic import DeferredEncoder, fingerprint_of
-from ma_agiqa.lmm import pretrained, published
-from ma_agiqa.lmm.dtypes import DTYPES, check_dtype
-from ma_agiqa.lmm.mplug_owl2.checkpoint import fingerprint as fingerprint_of_weights
+from ma_agiqa.lmm import transformers
+from ma_agiqa.lmm.encoder import (
+    DTYPES,
+    DeferredEncoder,
+    Question,
+    SemanticEncoder,
+    check_dtype,
+    fingerprint_of,
+)
+from ma_agiqa.lmm.weights import fingerprint_of_small_files, fingerprint_of_weights, locate
 from ma_agiqa.types import RGB
 
-if TYPE_CHECKING:
-    from ma_agiqa.experts.semantic import SemanticEncoder
 
-
-class DualEncoder:
+class TowersEncoder:
     """Two frozen towers with their processor.
 
     Args:
         model: a model of transformers with `get_image_features` and `get_text_features`.
         processor: its own.
-        parts: everything vectors depend on besides image and question.
+        identity: everything vectors depend on besides image and question.
     """
 
     _model: Any
 
-    def __init__(self, *, model: nn.Module, processor: Any, parts: Mapping[str, Any]) -> None:
+    def __init__(self, *, model: nn.Module, processor: Any, identity: Mapping[str, Any]) -> None:
         config: Any = model.config
         self._model = model
-        self.parts = dict(parts)
+        self.identity = dict(identity)
         self.width = space_of(config) + 1
         self._processor = processor
         self._text_length = int(config.text_config.max_position_embeddings)
@@ -61,8 +63,8 @@ class DualEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of `parts`."""
-        return fingerprint_of(self.parts)
+        """16 hexadecimal digits of `identity`."""
+        return fingerprint_of(self.identity)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
@@ -127,7 +129,7 @@ class DualEncoder:
         return F.normalize(vectors.float(), dim=-1)
 
 
-def deferred(
+def open_encoder(
     source: str | Path,
     *,
     device: torch.device,
@@ -142,23 +144,23 @@ def deferred(
         MissingExtraError: transformers is not installed.
     """
     check_dtype(dtype)
-    pretrained.require_transformers()
-    directory = published.locate(source, revision=revision)
-    config = pretrained.read_config(directory)
-    processor = pretrained.read_processor(directory)
-    parts = {
+    transformers.require_transformers()
+    directory = locate(source, revision=revision)
+    config = transformers.read_config(directory)
+    processor = transformers.read_processor(directory)
+    identity = {
         "encoder": f"{config.model_type} of transformers, unit image vector and cosine",
-        "weights": fingerprint_of_weights(pretrained.open_weights(directory)),
+        "weights": fingerprint_of_weights(transformers.open_weights(directory)),
         "dtype": str(DTYPES[dtype]),
-        "processor": published.fingerprint_of_small_files(directory),
+        "processor": fingerprint_of_small_files(directory),
         "image_processor": type(processor.image_processor).__name__,
     }
 
-    def load() -> DualEncoder:
-        model = pretrained.load_model(directory, "AutoModel", device=device, dtype=DTYPES[dtype])
-        return DualEncoder(model=model, processor=processor, parts=parts)
+    def load() -> TowersEncoder:
+        model = transformers.load_model(directory, "AutoModel", device=device, dtype=DTYPES[dtype])
+        return TowersEncoder(model=model, processor=processor, identity=identity)
 
-    return DeferredEncoder(parts=parts, width=space_of(config) + 1, load=load)
+    return DeferredEncoder(identity=identity, width=space_of(config) + 1, load=load)
 
 
 def space_of(config: Any) -> int:
@@ -168,5 +170,4 @@ def space_of(config: Any) -> int:
     return int(config.text_config.projection_size)
 
 
-if TYPE_CHECKING:  # the type checker holds the encoder to the protocol
-    _checked: type[SemanticEncoder] = DualEncoder
+_checked: type[SemanticEncoder] = TowersEncoder  # the type checker holds it to the protocol
