@@ -12,7 +12,8 @@ from PIL import Image
 
 import owl_checkpoint
 from command_line import run
-from ma_agiqa.data.registry import TableColumns, load
+from ma_agiqa.data.datasets import load
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, ImageError, UsageError
 from ma_agiqa.experts.questions import OFFICIAL, Question, quote_prompts
 from ma_agiqa.experts.semantic import encode_with_prompts

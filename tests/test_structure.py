@@ -70,7 +70,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_no_file_is_a_crowded_room(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 330
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 def test_the_public_surface_is_these_five_names() -> None:

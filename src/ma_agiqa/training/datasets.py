@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.features.store import FeatureStore
