@@ -293,7 +293,7 @@ def test_spaq_has_a_quality_and_five_attributes(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize(
     ("score", "reason"),
     [
-        (100.5, r"1 quality scores outside 0 to 100: 00002.jpg \(100.5\)"),
+        (100.5, r"1 values of 'MOS' outside 0 to 100: 00002.jpg \(100.5\)"),
         ("nan", r"1 of 4 values of 'MOS' .*row 2 \(00002.jpg\): 'nan'"),
         ("n/a", r"1 of 4 values of 'MOS' .*row 2 \(00002.jpg\): 'n/a'"),
     ],

@@ -5,7 +5,7 @@ and names mean, and returns `Samples`; images need not be there. The table holds
 must know: targets, rating scale, splits, licence, citation, addresses. Images and annotations
 are not part of this package.
 
-Checked on reading: names of the expected form, one per image, every score a number within
+Checked on reading: names have the expected form and are unique, every score is a number within
 the rating scale.
 
 Sources: the data sets' repositories and annotation files, named in each entry, and the
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import (
@@ -53,7 +52,7 @@ class Target(NamedTuple):
 
     meaning: str
     column: str
-    std_column: str | None = None
+    std_column: str = ""
 
 
 class Hub(NamedTuple):
@@ -77,8 +76,7 @@ class Dataset:
         name_pattern: regular expression that a name matches whole; named parts are groups.
         targets: by name; the first is the default.
         groups: columns that are groups, where the table has them.
-        scale: nominal ends of every target.
-        records: how many images were published.
+        scale, records: nominal ends of every target; how many images were published.
         partial: a copy with fewer of them is sound, and says how many it has.
         splits: names that `splits.resolve` accepts and the literature uses -> what they are
             and where they come from; `paper`: what the split of that name stands for.
@@ -290,10 +288,8 @@ def _require(root: Path, *names: str) -> Path:
 def _is_root(info: Dataset, folder: Path) -> bool:
     try:
         info.read(info, folder)
-    except _NotThereError:
-        return False
-    except DataError:  # there, and damaged
-        return True
+    except DataError as error:
+        return not isinstance(error, _NotThereError)  # there, and damaged
     return True
 
 
@@ -310,7 +306,12 @@ def _samples(info: Dataset, root: Path, files: Sequence[Path], table: Table) -> 
     """
     source = _source(files)
     names = text_column(table, "name", source=source, allow_empty=False)
-    groups = _groups_of_names(names, info.name_pattern, source)
+    matched = [m.groupdict() for name in names if (m := re.fullmatch(info.name_pattern, name))]
+    if len(matched) < len(names):
+        foreign = [name for name in names if not re.fullmatch(info.name_pattern, name)]
+        reason = f"names are not of the form {info.name_pattern}: {join_some(foreign)}"
+        raise DataError(f"{len(foreign)} {reason}", path=source)
+    groups = {group: tuple(one[group] for one in matched) for group in matched[0]}
     for group in info.groups:
         if group in table.columns:
             groups[group] = text_column(table, group, source=source)
@@ -323,7 +324,10 @@ def _samples(info: Dataset, root: Path, files: Sequence[Path], table: Table) -> 
     return Samples(
         name=names,
         path=image_paths(root, _locate(root, info.images, table)),
-        targets={target: _scores(info, target, table, names, source) for target in info.targets},
+        targets={
+            name: number_column(table, target.column, names=names, source=source, scale=info.scale)
+            for name, target in info.targets.items()
+        },
         groups=groups,
         dataset=info.name,
         scale=info.scale,
@@ -338,39 +342,6 @@ def _samples(info: Dataset, root: Path, files: Sequence[Path], table: Table) -> 
         },
         files=tuple(files),
     )
-
-
-def _scores(
-    info: Dataset, target: str, table: Table, names: Sequence[str], source: Path
-) -> NDArray[np.float64]:
-    """Return the human scores of one target, all of them on the rating scale."""
-    scores = number_column(table, info.targets[target].column, names=names, source=source)
-    low, high = info.scale.low, info.scale.high
-    worst = [
-        f"{name} ({score:g})"
-        for name, score in zip(names, scores.tolist(), strict=True)
-        if not low <= score <= high
-    ]
-    if worst:
-        raise DataError(
-            f"{len(worst)} {target} scores outside {low:g} to {high:g}: {join_some(worst)}",
-            path=source,
-            remedy="check the scale of the file: it is not as published",
-        )
-    return scores
-
-
-def _groups_of_names(
-    names: Sequence[str], pattern: str, source: Path
-) -> dict[str, tuple[str, ...]]:
-    """Return the named parts of the pattern, group -> one text per name."""
-    matches = [re.fullmatch(pattern, name) for name in names]
-    foreign = [name for name, match in zip(names, matches, strict=True) if match is None]
-    if foreign:
-        reason = f"{len(foreign)} names are not of the form {pattern}: {join_some(foreign)}"
-        raise DataError(reason, path=source)
-    found = [match.groupdict() for match in matches if match is not None]
-    return {group: tuple(one[group] for one in found) for group in re.compile(pattern).groupindex}
 
 
 def _locate(root: Path, templates: Sequence[str], table: Table) -> tuple[str, ...]:
@@ -404,10 +375,10 @@ DATASETS: dict[str, Dataset] = {
         records=2982,
         splits={
             "paper": "7:1:2 by image, seed 20: official main.py; every test prompt is trained on",
-            **{
-                f"ipce-{number:02d}": "8:2 by prompt, test list published with IPCE"
-                for number in range(1, 11)
-            },
+            **dict.fromkeys(
+                [f"ipce-{n:02d}" for n in range(1, 11)],
+                "8:2 by prompt, test list published with IPCE",
+            ),
         },
         licence="MIT, (c) 2023 lcysyzxdxc",
         citation=(
@@ -430,10 +401,7 @@ DATASETS: dict[str, Dataset] = {
         name="aigiqa-20k",
         title="AIGIQA-20K (AIGCQA-20K, AIGCQA-30K-Image)",
         read=aigiqa_20k,
-        annotations=(
-            "(info_train.csv or info_train.xlsx) + (info_val.csv or info_val.xlsx) if there + "
-            "(info_test.csv or info_test.xlsx) if there",
-        ),
+        annotations=("info_train + info_val if there + info_test if there, each .csv or .xlsx",),
         images=("{folder}/{name}", "images/{name}", "all/{name}"),
         name_pattern=r"(?P<generator>[^/\\]+)_\d{4}\.png",
         targets={"quality": Target("quality and alignment with the prompt in one", "mos")},
@@ -469,10 +437,8 @@ DATASETS: dict[str, Dataset] = {
         read=aigciqa2023,
         annotations=(
             "AIGCIQA2023.csv or DATA/MOS/AIGCIQA2023.csv",
-            "DATA/MOS/mosz1.mat + DATA/MOS/mosz2.mat + DATA/MOS/mosz3.mat + "
-            "(AIGCIQA2023_Prompts.xlsx or DATA/AIGCIQA2023_Prompts.xlsx) + "
-            "DATA/STD/SD1.mat if there + DATA/STD/SD2.mat if there + DATA/STD/SD3.mat if there + "
-            "(pic-index.xlsx or DATA/pic-index.xlsx) if there",
+            "DATA/MOS/mosz1.mat to mosz3.mat + AIGCIQA2023_Prompts.xlsx + pic-index.xlsx if there "
+            "(sheets in DATA/ or beside it) + DATA/STD/SD1.mat to SD3.mat if there",
         ),
         images=("Image/allimg/{name}", "allimg/{name}", "Image/{folder}/{file}"),
         name_pattern=r"(?:\d{1,3}|1\d{3}|2[0-3]\d\d)\.png",  # 0 to 2399
@@ -486,9 +452,7 @@ DATASETS: dict[str, Dataset] = {
         groups=("prompt", "style", "class"),
         scale=Scale(0, 100),
         records=2400,
-        splits={
-            "paper": "7:1:2 by image, seed 20: the general split of the official code",
-        },
+        splits={"paper": "7:1:2 by image, seed 20: the general split of the official code"},
         licence="none in the repository; Apache-2.0 on its Hub card",
         citation=(
             "J. Wang et al., AIGCIQA2023: A Large-scale Image Quality Assessment Database for "
@@ -566,12 +530,7 @@ DATASETS: dict[str, Dataset] = {
         name="spaq",
         title="SPAQ",
         read=spaq,
-        annotations=(
-            "Annotations/MOS and Image attribute scores.xlsx or "
-            "MOS and Image attribute scores.xlsx or "
-            "Annotations/MOS and Image attribute scores.csv or "
-            "MOS and Image attribute scores.csv",
-        ),
+        annotations=("MOS and Image attribute scores.xlsx or .csv, in Annotations/ or beside it",),
         images=("TestImage/{name}", "TestImages/{name}"),
         name_pattern=r"\d{5}\.(?:jpg|png)",
         targets={
@@ -616,13 +575,9 @@ DATASETS: dict[str, Dataset] = {
         partial=True,
         paper="random-8-2-20",
         splits={
-            "paper": "8:2 by image, numpy seed 20, as for KonIQ-10k: the paper does not use this "
-            "set; 8:2 is what others use",
+            "paper": "8:2 by image, numpy seed 20, as for KonIQ-10k: the paper does not use this set",
         },
-        licence=(
-            "use, copy, modify and distribute for any purpose; the copyright notice stays with "
-            "every copy, (c) 2015 The University of Texas at Austin"
-        ),
+        licence="any use, with the copyright notice in every copy, (c) 2015 The University of Texas at Austin",
         citation=(
             "D. Ghadiyaram and A.C. Bovik, Massive Online Crowdsourced Study of Subjective and "
             "Objective Picture Quality, IEEE Transactions on Image Processing; and "
@@ -634,8 +589,7 @@ DATASETS: dict[str, Dataset] = {
             "the pictures in images/, without the seven training images",
             "ratings.csv with the columns name,mos,std, written from AllImages_release.mat, "
             "AllMOS_release.mat and AllStdDev_release.mat, which have the same order",
-            "a copy with fewer pictures is fine: ratings.csv names those that are there, and "
-            "every report says how many they are",
+            "a copy with fewer pictures is fine if ratings.csv names only those that are there",
         ),
         photographs=True,
     ),

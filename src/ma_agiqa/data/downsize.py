@@ -43,13 +43,7 @@ _SAVE: dict[str, dict[str, Any]] = {".jpg": _JPEG, ".jpeg": _JPEG, ".png": {"for
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the images of a folder were made from those distributed.
-
-    Attributes:
-        short_side: pixels; images whose shorter side was longer were reduced to it.
-        resampling: filter that did it.
-        encoding: how reduced images were stored; the others are copies of the files.
-    """
+    """How the images of a folder were made from those distributed; smaller ones are copies."""
 
     short_side: int
     resampling: str = "Lanczos, antialiased (Pillow)"
@@ -63,13 +57,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Downsized:
-    """What a run did, by number of images.
-
-    Attributes:
-        reduced, copied: written by this run.
-        present: there from an earlier run.
-        failed: source file -> reason, for those that could not be read.
-    """
+    """How many images a run wrote or found from an earlier run; source file -> why it failed."""
 
     reduced: int
     copied: int

@@ -241,12 +241,22 @@ def text_column(
 
 
 def number_column(
-    table: Table, column: str, *, names: Sequence[str], source: str | Path
+    table: Table,
+    column: str,
+    *,
+    names: Sequence[str],
+    source: str | Path,
+    scale: Scale | None = None,
 ) -> NDArray[np.float64]:
     """Return a column as finite float64, shape (n,), read-only.
 
+    Args:
+        names: of the rows, for errors.
+        scale: the values must lie within its ends.
+
     Raises:
-        DataError: no such column, or values that are no finite numbers; rows are named.
+        DataError: no such column, values that are no finite numbers or not on the scale; with
+            a count and the first names.
     """
     values = _column(table, column, source=source)
     numbers = np.array([_number(value) for value in values], dtype=np.float64)
@@ -257,6 +267,15 @@ def number_column(
             f"{len(bad)} of {len(values)} values of {column!r} are no finite numbers: {shown}",
             path=source,
             remedy="give these records a score or remove them",
+        )
+    low, high = (-np.inf, np.inf) if scale is None else (scale.low, scale.high)
+    outside = np.flatnonzero((numbers < low) | (numbers > high)).tolist()
+    if outside:
+        worst = join_some([f"{names[i]} ({numbers[i]:g})" for i in outside])
+        raise DataError(
+            f"{len(outside)} values of {column!r} outside {low:g} to {high:g}: {worst}",
+            path=source,
+            remedy="check the scale of the file: it is not as published",
         )
     numbers.setflags(write=False)
     return numbers
