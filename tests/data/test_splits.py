@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ma_agiqa.data import datasets as registry
@@ -404,14 +404,23 @@ def test_a_split_is_the_one_it_was(datasets: Path, name: str, split: str, stems:
 @st.composite
 def tables(draw: st.DrawFn) -> Samples:
     """A table of any length with any prompts, and a generator of each image."""
-    prompts = draw(st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=60))
-    makers = tuple(draw(st.sampled_from(["glide", "sd1.5"])) for _ in prompts)
-    names = tuple(f"{i:03d}.png" for i in range(len(prompts)))
-    groups = {"prompt": tuple(prompts), "generator": makers}
+    rows = draw(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=60))
+    names = tuple(f"{i:03d}.png" for i in range(len(rows)))
+    groups = {
+        "prompt": tuple(f"prompt {number}" for number, _ in rows),
+        "generator": tuple("glide" if own else "sd1.5" for _, own in rows),
+    }
     scores = {"quality": np.arange(len(names), dtype=float)}
     return Samples(names, tuple(map(Path, names)), scores, groups, "drawn")
 
 
+# The same tables in every run, and no limit of time: the machine may be busy.
+@settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(
     samples=tables(),
     kind=st.sampled_from(["random-{}", "random-8-2-{}", "prompt-{}", "unseen-glide", "all"]),

@@ -575,9 +575,12 @@ DATASETS: dict[str, Dataset] = {
         partial=True,
         paper="random-8-2-20",
         splits={
-            "paper": "8:2 by image, numpy seed 20, as for KonIQ-10k: the paper does not use this set",
+            "paper": "8:2 by image, numpy seed 20, as for KonIQ-10k: not a set of the paper",
         },
-        licence="any use, with the copyright notice in every copy, (c) 2015 The University of Texas at Austin",
+        licence=(
+            "any use, with the copyright notice in every copy, "
+            "(c) 2015 The University of Texas at Austin"
+        ),
         citation=(
             "D. Ghadiyaram and A.C. Bovik, Massive Online Crowdsourced Study of Subjective and "
             "Objective Picture Quality, IEEE Transactions on Image Processing; and "
