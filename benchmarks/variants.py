@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ma_agiqa
-from ma_agiqa.data import registry, splits
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.evaluation.bootstrap import bootstrap
 from ma_agiqa.evaluation.metrics import srcc
 from ma_agiqa.images import read_image
@@ -58,7 +58,7 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    samples = registry.load("agiqa-3k", options.root)
+    samples = datasets.load("agiqa-3k", options.root)
     name, part = splits.parse(options.split)
     samples = samples.subset(splits.resolve(name, samples, options.root).part(part))
     pictures = [Image.fromarray(read_image(path)) for path in samples.path]

@@ -87,7 +87,7 @@ kind = "train"
 model = "compact"
 backbone = "random"
 settings = ["epochs=1", "crop=32", "batch_size=8", "distorted=2"]
-network = ["width_factor=0.25"]
+network = ["width_factor=0.25", "content_side=64"]
 """
 
 

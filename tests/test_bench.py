@@ -16,8 +16,9 @@ from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 from command_line import run, save_model
 from ma_agiqa.bench import execute, runner
 from ma_agiqa.bench.models import AblationSpec
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.evaluation import logistic, metrics
 from ma_agiqa.evaluation.probe import probe

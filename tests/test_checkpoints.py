@@ -13,7 +13,7 @@ from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
 from ma_agiqa.types import Scale
 
-SMALL = {"width_factor": 0.25}
+SMALL = {"width_factor": 0.25, "content_side": 64}
 
 
 def small_config() -> ModelConfig:

@@ -10,7 +10,7 @@ import pytest
 
 from command_line import run
 from conftest import REPOSITORY
-from ma_agiqa.data.registry import DATASETS
+from ma_agiqa.data.datasets import DATASETS
 
 PAGE = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
@@ -22,9 +22,10 @@ COMMANDS = [
 ]
 
 
-def test_all_five_are_listed() -> None:
+def test_all_six_are_listed() -> None:
     shown = run("datasets").stdout
-    assert list(DATASETS) == ["agiqa-3k", "aigiqa-20k", "aigciqa2023", "koniq-10k", "spaq"]
+    known = ["agiqa-3k", "aigiqa-20k", "aigciqa2023", "koniq-10k", "spaq", "live-itw"]
+    assert list(DATASETS) == known
     for name, spec in DATASETS.items():
         assert re.search(rf"{name}\s+{spec.records}\b", shown)
 
@@ -38,7 +39,7 @@ def test_show_tells_targets_splits_licence_citation_addresses_and_layout(name: s
     told += [target.meaning for target in spec.targets.values()]
     told += [f"target {target}" for target in spec.targets]
     told += list(spec.splits.values())
-    told += [file for layout in spec.layouts for source in layout.sources for file in source.files]
+    told += list(spec.annotations)
     assert [text for text in told if text not in result.stdout] == []
     assert ("prompt-SEED" in result.stdout) is not spec.photographs
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import ma_agiqa
-from ma_agiqa.data import registry, splits
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
 from ma_agiqa.evaluation.metrics import srcc
 from ma_agiqa.inference import Scorer
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from command_line import run
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, FeatureError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import features_of, fit_probe, probe

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from command_line import run
-from ma_agiqa.data.registry import TableColumns, load
+from ma_agiqa.data.datasets import load
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, ImageError, UsageError
 from ma_agiqa.features.content import content_hash, hash_files, key_of
 from ma_agiqa.features.extract import extract

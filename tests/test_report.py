@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ma_agiqa.data import registry, splits
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics

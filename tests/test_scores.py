@@ -15,9 +15,9 @@ import torch
 import bench_desk
 from command_line import run
 from ma_agiqa.bench import peers
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.evaluation import logistic, metrics
 from ma_agiqa.evaluation.scores import evaluate_scores, read_scores, write_scores

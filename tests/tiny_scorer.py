@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 """What the project promises; float32 sums of another order differ by about 1e-6."""
 
 
-TINY_COMPACT = {"width_factor": 0.25}
+TINY_COMPACT = {"width_factor": 0.25, "content_side": 64}
 
 
 class TinyNetwork(nn.Module):

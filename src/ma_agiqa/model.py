@@ -46,6 +46,8 @@ class MAAGIQA(
         dropout: rate after each semantic projection, while training.
     """
 
+    content_side = None  # it takes no second view of an image
+
     def __init__(
         self,
         *,

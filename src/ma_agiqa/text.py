@@ -9,7 +9,7 @@ SHOWN = 5
 """How many offenders an error names before it only counts them."""
 
 
-def some(items: Sequence[str]) -> str:
+def join_some(items: Sequence[str]) -> str:
     """Return the first few items as text, and how many more there are; "none" of none."""
     if not items:
         return "none"
@@ -17,10 +17,13 @@ def some(items: Sequence[str]) -> str:
     return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def hint(name: str, known: Iterable[str], lead: str) -> str:
+def did_you_mean(name: str, known: Iterable[str], lead: str) -> str:
     """Return `; LEAD a, b, c; did you mean b?` for an error about an unknown name."""
     choices = list(known)
     folded = {choice.casefold(): choice for choice in choices}
     close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"; {lead} {', '.join(choices)}{guess}"
+
+
+some, hint = join_some, did_you_mean  # their former names

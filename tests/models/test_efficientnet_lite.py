@@ -65,7 +65,7 @@ def test_the_published_classifier_knows_pictures_of_known_content(
     weights: dict[str, torch.Tensor], agiqa_3k: Path
 ) -> None:
     """Four good pictures of one prompt; ImageNet tells seven kinds of small cats."""
-    from ma_agiqa.data import registry
+    from ma_agiqa.data import datasets as registry
 
     samples = registry.load("agiqa-3k", agiqa_3k)
     good = samples.target("quality") > 3.4
@@ -81,7 +81,7 @@ def test_the_published_classifier_knows_pictures_of_known_content(
     with torch.inference_mode():
         for path in cats:
             image = to_unit(to_chw(read_image(path)))[None]
-            features = trunk(normalise(content_view(image)))[0].mean((2, 3))
+            features = trunk(normalise(content_view(image, side=256)))[0].mean((2, 3))
             logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
             classes.append(int(logits.argmax()))
     assert sum(number in SMALL_CATS for number in classes) >= 3, classes

@@ -54,7 +54,7 @@ def request(table: Path, out: Path, **changes: Any) -> TrainRequest:
         "out": out,
         "recipe": TINY,
         "backbone": "random",
-        "network": ("width_factor=0.25",),
+        "network": ("width_factor=0.25", "content_side=64"),
         "split": "random-0",
         "device": "cpu",
         "precision": "float32",

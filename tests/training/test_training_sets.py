@@ -23,7 +23,7 @@ from ma_agiqa.training.request import Source
 from ma_agiqa.training.run import Silence, TrainRequest, train
 from ma_agiqa.training.scales import ScaleMaps, between, fitted, standardised
 
-NETWORK = ("width_factor=0.25",)
+NETWORK = ("width_factor=0.25", "content_side=64")
 
 
 def write_scores(path: Path, rows: list[tuple[str, float]]) -> Path:
@@ -37,7 +37,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two tables of other pictures, one from 1 to 5, one from 0 to 100 and noisier."""
     root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(1)
     table = read_table(scored_pictures.write(root, count=120))
-    rows = [(str(r["image"]), float(r["score"])) for r in table.to_pylist()]
+    rows = [(str(r["image"]), float(r["score"])) for r in table.to_dict("records")]
     wide = [(name, 25 * (score - 1) + rng.normal(0, 3)) for name, score in rows[1::2]]
     return write_scores(root / "one.csv", rows[::2]), write_scores(root / "wide.csv", wide)
 
@@ -128,7 +128,7 @@ def test_real_pictures_of_two_scales_are_ranked_by_one_model(
     rng = np.random.default_rng(0)
     rows = [
         (str(agiqa_3k / "images" / row["name"]), float(row["mos_quality"]))
-        for row in read_table(agiqa_3k / "data.csv").to_pylist()[::8]
+        for row in read_table(agiqa_3k / "data.csv").to_dict("records")[::8]
     ]
     wide = [(name, 20 * score + rng.normal(0, 5)) for name, score in rows[1::2]]
     tables = write_scores(tmp_path / "one.csv", rows[::2]), write_scores(tmp_path / "w.csv", wide)

@@ -16,7 +16,7 @@ import tiny_paper
 from command_line import save_model
 from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
 from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.header import Header

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.views import WHOLE_CROP, View, make_view, paper_turn, reduce_whole, stacked
+from ma_agiqa.training.views import View, global_view, local_view, paper_turn, reduce_whole, stacked
 
 PLAIN = Recipe(crop=64, reduce_prob=0, enlarge_prob=0, flip_prob=0)
 
@@ -19,8 +19,11 @@ def image() -> np.ndarray:
 
 
 def view(image: np.ndarray, recipe: Recipe, *, seed: int = 0, distorted: bool = False) -> View:
-    reduced = reduce_whole(image) if recipe.views == "local" else None
-    return make_view(image, reduced, recipe, distorted=distorted, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if recipe.views != "local":
+        return global_view(image, recipe, rng=rng)
+    reduced = reduce_whole(image, side=64)
+    return local_view(image, reduced, recipe, content_side=64, distorted=distorted, rng=rng)
 
 
 def places_of(crop: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
@@ -72,7 +75,7 @@ def test_the_whole_view_has_one_side_whatever_the_picture(size: tuple[int, int])
     image = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
     whole = view(image, replace(PLAIN, crop=32)).whole
     assert whole is not None
-    assert whole.shape == (WHOLE_CROP, WHOLE_CROP, 3)
+    assert whole.shape == (56, 56, 3)
 
 
 def test_distorted_copies_come_in_pairs_the_second_the_stronger(image: np.ndarray) -> None:

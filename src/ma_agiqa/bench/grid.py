@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ma_agiqa.bench.models import KINDS, AblationSpec, DirectorySpec, ModelSpec, TrainSpec
-from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.text import hint
 from ma_agiqa.training.starts import STARTS, check_arguments

@@ -26,7 +26,7 @@ from ma_agiqa.bench.models import (
     ScoresSpec,
     TrainSpec,
 )
-from ma_agiqa.data import registry, splits
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, UsageError
@@ -82,7 +82,7 @@ def gather(grid: Grid) -> tuple[list[Material], dict[str, str]]:
 
 
 def _material(spec: DataSpec, part: str) -> Material:
-    samples = registry.load(spec.data, spec.root, spec.columns)
+    samples = datasets.load(spec.data, spec.root, spec.columns)
     target = spec.target or next(iter(samples.targets))
     scores = samples.target(target)
     content = "\n".join([target, *map(repr, zip(samples.name, scores.tolist(), strict=True))])

@@ -12,7 +12,7 @@ from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.data.spec import DatasetSpec
+    from ma_agiqa.data.datasets import Dataset
 
 app = typer.Typer(
     help="List the known data sets; `show` describes one, `download` fetches it, `verify` checks "
@@ -33,21 +33,21 @@ def datasets(context: typer.Context) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ma_agiqa.data.registry import DATASETS
+    from ma_agiqa.data.datasets import DATASETS
 
     table = Table("name", "images", "targets", "scale", "licence", box=box.SIMPLE_HEAD)
-    for name, spec in DATASETS.items():
-        scale = f"{spec.scale.low:g} to {spec.scale.high:g}"
-        table.add_row(name, str(spec.records), ", ".join(spec.targets), scale, spec.licence)
+    for name, info in DATASETS.items():
+        scale = f"{info.scale.low:g} to {info.scale.high:g}"
+        table.add_row(name, str(info.records), ", ".join(info.targets), scale, info.licence)
     Console().print(table)
 
 
 @app.command()
 def show(name: Name) -> None:
     """Describe one data set: files, scores, splits, licence, and where to download it."""
-    from ma_agiqa.data import registry
+    from ma_agiqa.data.datasets import get
 
-    lines = _description(registry.get(name))
+    lines = _description(get(name))
     width = max(len(key) for key, _ in lines)
     for key, text in lines:
         typer.echo(f"{key:<{width}}  {text}")
@@ -60,18 +60,18 @@ def download(
     revision: options.Revision = None,
 ) -> None:
     """Fetch a data set from the Hub, or say where else it is; goes on where it stopped."""
-    from ma_agiqa.data import registry
-    from ma_agiqa.data.download import download as fetch
+    from ma_agiqa.data.datasets import get
+    from ma_agiqa.data.verify import download as fetch
 
-    spec = registry.get(name)
-    if spec.hub is None:
-        for key, text in _description(spec):
+    info = get(name)
+    if info.hub is None:
+        for key, text in _description(info):
             if key in ("download", "unpack"):
                 typer.echo(f"{key:<8}  {text}")
-        raise UsageError(f"{spec.title} is not to be had from the Hub: see the addresses above")
-    commit = fetch(spec, root, revision=revision)
-    typer.echo(f"{spec.hub.repository} at commit {commit} is in {root}")
-    for step in (*spec.hub.then, f"check it: ma-agiqa datasets verify {name} --root {root}"):
+        raise UsageError(f"{info.title} is not on the Hub: see the addresses above")
+    commit = fetch(info, root, revision=revision)
+    typer.echo(f"{info.hub.repository} at commit {commit} is in {root}")
+    for step in (*info.hub.then, f"check it: ma-agiqa datasets verify {name} --root {root}"):
         typer.echo(step)
 
 
@@ -83,12 +83,12 @@ def verify(
     quiet: options.Quiet = False,
 ) -> None:
     """Say what is missing or damaged in a copy of a data set; exit 1 if anything is."""
-    from ma_agiqa.data import registry
-    from ma_agiqa.data import verify as verification
+    from ma_agiqa.data.datasets import get
+    from ma_agiqa.data.verify import verify as check
 
-    spec = registry.get(name)
-    with progress(lambda: spec.records, title="checking", quiet=quiet) as advance:
-        report = verification.verify(spec, root, workers=workers, on_image=advance)
+    info = get(name)
+    with progress(lambda: info.records, title="checking", quiet=quiet) as advance:
+        report = check(info, root, workers=workers, on_image=advance)
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason} ({problem.remedy})")
     for caveat in report.caveats:
@@ -119,13 +119,13 @@ def downsize(
     quiet: options.Quiet = False,
 ) -> None:
     """Copy a data set with images reduced, as others do with SPAQ; the copy says so itself."""
-    from ma_agiqa.data import downsize as downsizing
-    from ma_agiqa.data import registry
+    from ma_agiqa.data.datasets import get, load
+    from ma_agiqa.data.downsize import downsize as reduce
 
-    spec = registry.get(name)
-    with progress(lambda: spec.records, title="reducing", quiet=quiet) as advance:
-        done = downsizing.downsize(
-            spec, root, out, short_side=short_side, workers=workers, on_image=advance
+    info = get(name)
+    with progress(lambda: info.records, title="reducing", quiet=quiet) as advance:
+        done = reduce(
+            load(name, root), root, out, short_side=short_side, workers=workers, on_image=advance
         )
     for file, reason in done.failed.items():
         typer.echo(f"{file}: {reason}")
@@ -137,30 +137,31 @@ def downsize(
     raise typer.Exit(exits.SOME_FAILED if done.failed else exits.OK)
 
 
-def _description(spec: DatasetSpec) -> list[tuple[str, str]]:
+def _description(info: Dataset) -> list[tuple[str, str]]:
     """Return what there is to say about a data set, a line each."""
     from itertools import groupby
 
-    from ma_agiqa.data.layouts import describe
-
-    scale = f"{spec.scale.low:g} to {spec.scale.high:g}"
+    scale = f"{info.scale.low:g} to {info.scale.high:g}"
     general = ["random-SEED", "random-8-2-SEED"]
-    general += [] if spec.photographs else ["prompt-SEED", "unseen-GENERATOR"]
+    general += [] if info.photographs else ["prompt-SEED", "unseen-GENERATOR"]
     lines = [
-        ("title", spec.title),
-        ("images", f"{spec.records}, as {' or '.join(images.path for images in spec.images)}"),
-        *(("scores", describe(layout)) for layout in spec.layouts),
-        *((f"target {key}", f"{target.meaning}, {scale}") for key, target in spec.targets.items()),
+        ("title", info.title),
+        ("images", f"{info.records}, as {' or '.join(info.images)}"),
+        *(("scores", files) for files in info.annotations),
+        *(
+            (f"target {name}", f"{target.meaning}, {scale}")
+            for name, target in info.targets.items()
+        ),
     ]
-    for what, names in groupby(spec.splits, key=lambda name: spec.splits[name]):
+    for what, names in groupby(info.splits, key=lambda name: info.splits[name]):
         alike = list(names)
         name = alike[0] if len(alike) == 1 else f"{alike[0]} to {alike[-1]}"
         lines.append((f"split {name}", what))
     return [
         *lines,
         ("other splits", ", ".join(general)),
-        ("licence", spec.licence),
-        ("citation", spec.citation),
-        *(("download", address) for address in spec.download),
-        *(("unpack", step) for step in spec.unpack),
+        ("licence", info.licence),
+        ("citation", info.citation),
+        *(("download", address) for address in info.download),
+        *(("unpack", step) for step in info.unpack),
     ]

@@ -13,7 +13,7 @@ from ma_agiqa.cli import options
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.report import EvaluationReport
 
 SplitPart = Annotated[
@@ -74,7 +74,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation import scatter
     from ma_agiqa.evaluation.tables import render
 
@@ -141,11 +141,11 @@ def _of_scores(
     columns: TableColumns,
     resamples: int,
 ) -> EvaluationReport:
-    from ma_agiqa.data import registry, splits
+    from ma_agiqa.data import datasets, splits
     from ma_agiqa.evaluation.scores import evaluate_scores
 
     name, part = splits.parse(split, default_part="test")
-    samples = registry.load(data, root, columns)
+    samples = datasets.load(data, root, columns)
     return evaluate_scores(
         scores,
         samples,

@@ -208,10 +208,11 @@ def _paths(
     if root is None:
         raise UsageError("--data needs --root, the folder the data set lies in")
 
-    from ma_agiqa.data import registry
+    from ma_agiqa.data import datasets
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.data.splits import PROMPT
 
-    samples = registry.load(data, root, registry.TableColumns(*columns))
+    samples = datasets.load(data, root, TableColumns(*columns))
     prompts = samples.groups.get(PROMPT)
     return [str(path) for path in samples.path], None if prompts is None else list(prompts)
 

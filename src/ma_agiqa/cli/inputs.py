@@ -145,7 +145,7 @@ def _of_folder(folder: str) -> Iterator[Input]:
 
 
 def _of_table(word: str, column: str | None, root: Path | None) -> Iterator[Input]:
-    from ma_agiqa.cli import tables
+    from ma_agiqa.data.samples import stream_texts
 
     if not word.lower().endswith(TABLE_SUFFIXES):
         raise UsageError(
@@ -154,7 +154,7 @@ def _of_table(word: str, column: str | None, root: Path | None) -> Iterator[Inpu
         )
     assert column is not None
     folder = Path(word).parent if root is None else root
-    for row, cell in enumerate(tables.read_column(Path(word), column), start=1):
+    for row, cell in enumerate(stream_texts(word, column), start=1):
         if cell:
             yield Input(os.path.join(folder, cell))
         else:

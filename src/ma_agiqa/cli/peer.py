@@ -51,14 +51,14 @@ def peer(
     """
     from ma_agiqa import devices
     from ma_agiqa.bench.peers import Peer, filled
-    from ma_agiqa.data import registry
-    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data import datasets
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.scores import write_scores
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: scores are written as CSV", remedy="end the name in .csv")
     tables.check_output(out)
-    samples = registry.load(data, root, TableColumns(image_column, score_column))
+    samples = datasets.load(data, root, TableColumns(image_column, score_column))
     measure = Peer(metric, device=str(devices.resolve(device)))
     scores: dict[str, float] = {}
     without, failed = [], 0

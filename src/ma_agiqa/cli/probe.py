@@ -56,8 +56,8 @@ def probe(
     """Judge stored vectors by ridge regression: the baseline of every encoder, in seconds."""
     from rich.console import Console
 
-    from ma_agiqa.data import registry, splits
-    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data import datasets, splits
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.probe import probe as run
     from ma_agiqa.evaluation.tables import render
     from ma_agiqa.features.store import FeatureStore
@@ -68,7 +68,7 @@ def probe(
             f"--split {split}: a probe is judged on test, as val chooses its strength",
             remedy=f"--split {name}",
         )
-    samples = registry.load(data, root, TableColumns(image_column, score_column, prompt_column))
+    samples = datasets.load(data, root, TableColumns(image_column, score_column, prompt_column))
     opened = FeatureStore.open(store)
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)

@@ -1,7 +1,4 @@
-"""Tables of results out, tables of paths in: CSV, JSON lines and Parquet, row by row.
-
-Reading differs from `data.samples.read_table`, which holds a whole table: a list of images to
-score may have more rows than fit in memory, and only one column matters.
+"""Tables of results: CSV, JSON lines and Parquet, written row by row.
 
 A path whose bytes are not UTF-8 is written with `\\xNN` in CSV and Parquet, which must be
 UTF-8, and with JSON's escapes in JSON lines.
@@ -11,66 +8,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ma_agiqa import files
-from ma_agiqa.errors import DataError, OutputError, UsageError
-from ma_agiqa.text import hint
+from ma_agiqa.errors import OutputError, UsageError
 from ma_agiqa.types import ROW_KEYS
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_CHUNK = 10_000
 
 Row = dict[str, Any]
-
-
-def read_column(path: Path, column: str) -> Iterator[str | None]:
-    """Yield the text in one column of a CSV, Parquet or Excel file; None where there is none.
-
-    Raises:
-        DataError: the file cannot be read, lacks the column, or holds no text there.
-        MissingExtraError: an Excel file without the package that reads them.
-    """
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_column(path, column)
-        return
-    if path.suffix.lower() == ".xlsx":
-        from ma_agiqa.data.readers import read_table, text_column
-
-        yield from (cell or None for cell in text_column(read_table(path), column, source=path))
-        return
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            _check_column(path, column, list(reader.fieldnames or ()))
-            for row in reader:
-                yield row[column]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read as CSV: {_why(error)}", path=path) from error
-
-
-def _parquet_column(path: Path, column: str) -> Iterator[str | None]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_column(path, column, file.schema_arrow.names)
-            kind = file.schema_arrow.field(column).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise DataError(f"column {column!r} holds {kind}, not text", path=path)
-            for batch in file.iter_batches(columns=[column]):
-                yield from batch.column(0).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"cannot be read as Parquet: {_why(error)}", path=path) from error
-
-
-def _check_column(path: Path, column: str, names: list[str]) -> None:
-    if column not in names:
-        raise DataError(f"no column {column!r}{hint(column, names, 'there are')}", path=path)
 
 
 def check_output(path: Path) -> None:

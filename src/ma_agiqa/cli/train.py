@@ -97,7 +97,7 @@ def train(
     from ma_agiqa.training.allocator import keep_freed_memory
 
     keep_freed_memory()
-    from ma_agiqa.data.registry import TableColumns
+    from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.errors import UsageError
     from ma_agiqa.training.recipe import RECIPES, with_settings
     from ma_agiqa.training.request import Source, TrainRequest

@@ -1,23 +1,53 @@
-"""Images and their human scores, in columns; made by hand or read from any table.
+"""Images and their human scores in columns, and the tables they are read from.
+
+The kind of a table is recognised by content, not by suffix. A CSV and a sheet are read as
+text, every column of them: a prompt `007` stays what it was, and a score that is no number is
+an error that names its row.
+
+    CSV       UTF-8 with or without byte order mark, any line end, quoted commas and line
+              breaks; not read: other delimiters
+    Excel     the first sheet of an .xlsx; formulas count as the values stored with them
+    MATLAB    version 4 to 7.2; the vectors of numbers are the columns, the longest ones where
+              they differ in length; not read: version 7.3, which is HDF5
+    Parquet   as it is
+
+Columns without a name are left out. Row numbers in errors count records from 1; the header is
+not a record.
 
 Shapes: n records.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from xml.etree.ElementTree import ParseError
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ma_agiqa.data.readers import number_column, read_table, text_column
-from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.text import hint, some
+from ma_agiqa.errors import DataError, MissingExtraError, UsageError
+from ma_agiqa.text import SHOWN, did_you_mean, join_some
 from ma_agiqa.types import Scale
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Table: TypeAlias = "pd.DataFrame"
+
+BLANK = frozenset({"", "nan", "null", "none"})
+"""What stands, in any case of letters, where a score was never given."""
+
+CHUNK = 1000
+"""Rows of a long CSV or Parquet file that are in memory at a time while it is streamed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +66,10 @@ class Samples:
         paper: what the split name `paper` stands for here, see `splits`.
         photographs: these were taken with a camera, so there are no prompts to share.
         caveats: what a reader of a number on these records must know, e.g. images reduced.
+        std: standard deviation over the raters, target -> float64 (n,), NaN where the file
+            holds no number; only for targets that have one.
+        files: annotation files that were read.
+        unread: annotation files that are not there or hold no scores.
     """
 
     name: tuple[str, ...]
@@ -48,9 +82,13 @@ class Samples:
     paper: str = "random-20"
     photographs: bool = False
     caveats: tuple[str, ...] = ()
+    std: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         columns = {"path": self.path, **self.targets, **self.groups}
+        columns.update({f"std of {key}": column for key, column in self.std.items()})
         if self.official_set is not None:
             columns["official_set"] = self.official_set
         lengths = {key: len(column) for key, column in columns.items() if len(column) != len(self)}
@@ -61,7 +99,7 @@ class Samples:
         repeated = [name for name, count in Counter(self.name).items() if count > 1]
         if repeated:
             raise DataError(
-                f"{some(repeated)} occur more than once in {self.dataset}",
+                f"{join_some(repeated)} occur more than once in {self.dataset}",
                 remedy="a record's name must be unique: keep one row per image",
             )
 
@@ -77,7 +115,8 @@ class Samples:
         wanted = next(iter(self.targets)) if name is None else name
         if wanted not in self.targets:
             raise UsageError(
-                f"{self.dataset} has no target {wanted!r}{hint(wanted, self.targets, 'it has')}"
+                f"{self.dataset} has no target {wanted!r}"
+                f"{did_you_mean(wanted, self.targets, 'it has')}"
             )
         return self.targets[wanted]
 
@@ -92,37 +131,43 @@ class Samples:
             targets={key: column[rows] for key, column in self.targets.items()},
             groups={key: tuple(column[i] for i in rows) for key, column in self.groups.items()},
             official_set=None if official is None else tuple(official[i] for i in rows),
+            std={key: column[rows] for key, column in self.std.items()},
         )
 
 
-def load_table(
-    path: str | Path,
-    *,
-    root: str | Path,
-    image_column: str,
-    score_column: str,
-    group_columns: Mapping[str, str] | None = None,
-) -> Samples:
-    """Read a table with an image and a score column; the target is named as its column.
+@dataclass(frozen=True)
+class TableColumns:
+    """Which columns of a table of one's own hold what.
+
+    Attributes:
+        image: path of the image, relative to the root, or absolute.
+        score: the human score; the target is named as this column.
+        prompt: the text that generated the image, or None; splits by prompt need it.
+    """
+
+    image: str = "image"
+    score: str = "score"
+    prompt: str | None = None
+
+
+def load_table(path: str | Path, root: str | Path, columns: TableColumns) -> Samples:
+    """Read a table of one's own; the target is named as its column.
 
     Args:
         root: folder that image paths in the table are relative to; absolute ones stay.
-        group_columns: group -> column.
 
     Raises:
         DataError: no such file, no such column, no rows, a score that is no finite number,
             a record without an image, a name that occurs twice.
     """
     table = read_table(path)
-    names = text_column(table, image_column, source=path, allow_empty=False)
+    names = text_column(table, columns.image, source=path, allow_empty=False)
+    prompt = columns.prompt
     return Samples(
         name=names,
         path=image_paths(root, names),
-        targets={score_column: number_column(table, score_column, names=names, source=path)},
-        groups={
-            group: text_column(table, column, source=path)
-            for group, column in (group_columns or {}).items()
-        },
+        targets={columns.score: number_column(table, columns.score, names=names, source=path)},
+        groups={} if prompt is None else {"prompt": text_column(table, prompt, source=path)},
         dataset=Path(path).stem,
     )
 
@@ -139,6 +184,263 @@ def require_images(samples: Samples) -> None:
     if missing:
         raise DataError(
             f"{len(missing)} of {len(samples)} images of {samples.dataset} are missing: "
-            f"{some(missing)}",
+            f"{join_some(missing)}",
             remedy="check the root folder, or complete the download",
         )
+
+
+def read_table(path: str | Path, *, header: Sequence[str] | None = None) -> Table:
+    """Read a whole table of any of the kinds above.
+
+    Args:
+        header: names of the columns of a CSV or sheet whose first row is a record already.
+
+    Raises:
+        DataError: missing, unreadable, of no kind read here, damaged, or without rows.
+        MissingExtraError: an Excel file without the package that reads them.
+    """
+    import pandas as pd
+
+    chunks = list(_chunks(path, header=header))
+    table = pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame()
+    if len(table) == 0:
+        raise DataError("the table has no rows", path=path)
+    return table
+
+
+def stream_texts(path: str | Path, column: str) -> Iterator[str | None]:
+    """Yield one column of texts row by row, None where a row has none.
+
+    For lists that do not fit in memory: of a CSV and a Parquet file a part is held at a time,
+    and a file that is damaged in the middle gives the rows before that.
+
+    Raises:
+        DataError: as `read_table`, or the column is missing or holds something else than text.
+        MissingExtraError: an Excel file without the package that reads them.
+    """
+    for chunk in _chunks(path, only=column):
+        for value in _column(chunk, column, source=path):
+            if not (_is_missing(value) or isinstance(value, str)):
+                kind = type(value).__name__
+                raise DataError(f"column {column!r} holds {kind} values, not text", path=path)
+            yield _text(value) or None
+
+
+def text_column(
+    table: Table, column: str, *, source: str | Path, allow_empty: bool = True
+) -> tuple[str, ...]:
+    """Return a column as texts, a missing value as "".
+
+    Raises:
+        DataError: no such column, or an empty value where `allow_empty` is false.
+    """
+    texts = tuple(map(_text, _column(table, column, source=source)))
+    if not allow_empty and "" in texts:
+        raise DataError(f"row {texts.index('') + 1} has an empty {column!r}", path=source)
+    return texts
+
+
+def number_column(
+    table: Table,
+    column: str,
+    *,
+    names: Sequence[str],
+    source: str | Path,
+    scale: Scale | None = None,
+) -> NDArray[np.float64]:
+    """Return a column as finite float64, shape (n,), read-only.
+
+    Args:
+        names: of the rows, for errors.
+        scale: the values must lie within its ends.
+
+    Raises:
+        DataError: no such column, values that are no finite numbers or not on the scale; with
+            a count and the first names.
+    """
+    values = _column(table, column, source=source)
+    numbers = np.array([_number(value) for value in values], dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        shown = ", ".join(f"row {i + 1} ({names[i]}): {values[i]!r}" for i in bad[:SHOWN])
+        raise DataError(
+            f"{len(bad)} of {len(values)} values of {column!r} are no finite numbers: {shown}",
+            path=source,
+            remedy="give these records a score or remove them",
+        )
+    low, high = (-np.inf, np.inf) if scale is None else (scale.low, scale.high)
+    outside = np.flatnonzero((numbers < low) | (numbers > high)).tolist()
+    if outside:
+        worst = join_some([f"{names[i]} ({numbers[i]:g})" for i in outside])
+        raise DataError(
+            f"{len(outside)} values of {column!r} outside {low:g} to {high:g}: {worst}",
+            path=source,
+            remedy="check the scale of the file: it is not as published",
+        )
+    numbers.setflags(write=False)
+    return numbers
+
+
+def numbers_or_nan(table: Table, column: str, *, source: str | Path) -> NDArray[np.float64]:
+    """Return a column as float64, shape (n,), NaN where it holds no number."""
+    return np.array([_number(value) for value in _column(table, column, source=source)])
+
+
+def is_blank(table: Table, column: str) -> bool:
+    """Return whether a column is missing or holds nothing at all."""
+    if column not in table.columns:
+        return True
+    return all(_text(value).strip().casefold() in BLANK for value in table[column].tolist())
+
+
+def _chunks(
+    path: str | Path, *, header: Sequence[str] | None = None, only: str | None = None
+) -> Iterator[Table]:
+    """Yield a table in parts; of a Parquet file the column `only`, if that is given."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except FileNotFoundError as error:
+        raise DataError("no such file", path=path) from error
+    except OSError as error:
+        raise DataError(f"cannot be read as a table: {error}", path=path) from error
+    if start[:4] == b"PAR1":
+        yield from _guarded(_parquet_chunks(path, only), path, "cannot be read as a table")
+    elif start[:4] == b"PK\x03\x04":
+        sheet = _guarded(_sheet(path), path, "this is a spreadsheet or archive that cannot be read")
+        yield from _named(sheet, header, path)
+    elif start[:7] == b"MATLAB " or Path(path).suffix == ".mat":
+        yield from _guarded(_matlab(path), path, "cannot be read as a MATLAB file")
+    else:
+        lines = _guarded(_csv_chunks(path), path, "cannot be read as a table")
+        yield from _named(lines, header, path)
+
+
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError),
+    *(BadZipFile, zlib.error, ParseError),
+)
+"""What the libraries raise on damaged files; errors of pandas and Arrow are ValueErrors too."""
+
+
+def _guarded(chunks: Iterator[Table], path: str | Path, reason: str) -> Iterator[Table]:
+    try:
+        yield from chunks
+    except _DAMAGE as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{reason}: {first_line}",
+            path=path,
+            remedy="copy it again, or save it as a comma-separated UTF-8 file with a header",
+        ) from error
+
+
+def _named(
+    chunks: Iterator[Table], header: Sequence[str] | None, path: str | Path
+) -> Iterator[Table]:
+    """Name the columns by `header` or by the first row, and leave out those without a name."""
+    names = list(header or ())
+    for chunk in chunks:
+        if not names and len(chunk):
+            names = [str(name).strip() for name in chunk.iloc[0]]
+            chunk = chunk.iloc[1:]
+        kept = [i for i, name in enumerate(names) if name]
+        repeated = [name for name, n in Counter(names[i] for i in kept).items() if n > 1]
+        if repeated:
+            raise DataError(f"columns named twice: {join_some(repeated)}", path=path)
+        width = chunk.shape[1]
+        if kept and kept[-1] >= width:
+            raise DataError(
+                f"{width} columns, expected {len(names)}: {join_some(names)}", path=path
+            )
+        yield chunk.iloc[:, kept].set_axis([names[i] for i in kept], axis=1)
+
+
+class _ShortReads(io.TextIOWrapper):
+    """Text that is decoded a little at a time: bytes that are no UTF-8 spoil few rows before."""
+
+    def read(self, size: int | None = -1) -> str:
+        return super().read(8192 if size is None or size < 0 else min(size, 8192))
+
+
+def _csv_chunks(path: str | Path) -> Iterator[Table]:
+    import pandas as pd
+
+    with _ShortReads(open(path, "rb"), encoding="utf-8-sig", newline="") as text:
+        yield from pd.read_csv(text, header=None, dtype=str, na_filter=False, chunksize=CHUNK)
+
+
+def _parquet_chunks(path: str | Path, only: str | None) -> Iterator[Table]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        chosen = [only] if only in file.schema_arrow.names else None
+        yield file.schema_arrow.empty_table().to_pandas(ignore_metadata=True)
+        for batch in file.iter_batches(CHUNK, columns=chosen):
+            # Stored indices count as columns; whole numbers stay whole beside missing ones.
+            yield batch.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+
+
+def _sheet(path: str | Path) -> Iterator[Table]:
+    """Yield the first sheet as text, without rows that hold nothing."""
+    import pandas as pd
+
+    with open(path, "rb") as file:  # from a file object, the suffix does not matter
+        try:
+            sheet = pd.read_excel(file, header=None, dtype=str, na_filter=False, engine="openpyxl")
+        except ImportError as error:
+            raise MissingExtraError("openpyxl", "data") from error
+    yield sheet[(sheet != "").any(axis=1)]
+
+
+def _matlab(path: str | Path) -> Iterator[Table]:
+    import pandas as pd
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        variables = loadmat(path)
+    except NotImplementedError as error:
+        raise DataError(
+            "a MATLAB file of version 7.3 is not read",
+            path=path,
+            remedy="in MATLAB: save(..., '-v7')",
+        ) from error
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
+    arrays = {name: v for name, v in variables.items() if isinstance(v, np.ndarray) and v.size}
+    vectors = {
+        name: array.ravel().astype(np.float64)
+        for name, array in arrays.items()
+        if array.dtype.kind in "iuf" and array.size == max(array.shape)
+    }
+    if not vectors:
+        raise DataError(f"holds no vector of numbers, only {join_some(list(arrays))}", path=path)
+    longest = max(map(len, vectors.values()))
+    yield pd.DataFrame({name: v for name, v in vectors.items() if len(v) == longest})
+
+
+def _column(table: Table, column: str, *, source: str | Path) -> list[Any]:
+    if column not in table.columns:
+        known = did_you_mean(column, map(str, table.columns), "there are")
+        raise DataError(f"no column {column!r}{known}", path=source)
+    values: list[Any] = table[column].tolist()
+    return values
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: object) -> str:
+    return "" if _is_missing(value) else str(value)
+
+
+def _number(value: Any) -> float:
+    """Return the number a cell holds, NaN when it holds none."""
+    if isinstance(value, str) and "_" in value:  # Python reads 1_0 as ten; no table means that
+        return float("nan")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

@@ -1,29 +1,32 @@
-"""Is a data set on disk complete and sound? Says what is missing or damaged, changes nothing.
+"""A copy of a data set on disk: fetch it from the Hub, and tell whether it is complete and sound.
 
-Checked: the annotations (there, readable, as distributed where a checksum is known, number of
-records, scores within the rating scale, deviations not negative, names unique) and every
-image (there, decodes whole, of the size it should have). Images that lie beside them and
-that no record names are counted and listed, for they often mean a wrong folder. Images are
-decoded in threads because decoders release the interpreter.
+`download` fetches what the data set's entry names: interrupted downloads go on where they
+stopped, and `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as everywhere. It does not
+fetch from other places (those want a click on a licence or an account), or unpack archives.
+
+`verify` changes nothing. Checked: the annotations (there, readable, as distributed where a
+checksum is known, number of records, scores within the rating scale, deviations not negative,
+names unique) and every image (there, decodes whole, of the size it should have). Images that
+lie beside them and that no record names are listed, for they often mean a wrong folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ma_agiqa.data.layouts import Annotations, image_place, read_annotations, samples_of
-from ma_agiqa.data.readers import number_column
-from ma_agiqa.data.reduction import read_reduction
+import numpy as np
+
+from ma_agiqa.data.datasets import Dataset, load_known
+from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import Samples
-from ma_agiqa.data.spec import DatasetSpec
-from ma_agiqa.errors import DataError, ImageError
+from ma_agiqa.errors import DataError, ImageError, UsageError
 from ma_agiqa.images import is_image_path, read_image
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 from ma_agiqa.types import RGB
 
 DOWNLOAD_AGAIN = "download it again"
@@ -55,8 +58,6 @@ class VerifyReport:
         problems: one entry per thing to repair.
     """
 
-    dataset: str
-    root: str
     expected: int
     records: int = 0
     missing: int = 0
@@ -74,8 +75,51 @@ class VerifyReport:
         return not self.problems
 
 
+def download(info: Dataset, root: str | Path, *, revision: str | None = None) -> str:
+    """Fetch a data set into `root`, which is made if need be; return the commit it has.
+
+    Args:
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        UsageError: the data set is not on the Hub; the message says where it is instead.
+        DataError: the Hub cannot be reached, or does not have the repository.
+    """
+    if info.hub is None:
+        raise UsageError(
+            f"{info.title} is not on the Hub; get it from {', '.join(info.download)}",
+            remedy=f"then put into {root}: {'; '.join(info.unpack)}",
+        )
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Its bases are those of the HTTP client that the installed hub library is built on, whose
+    # own errors (no route, time out) come through as they are.
+    failures: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
+    try:
+        # Asked first because `snapshot_download` takes a folder that is there for the whole
+        # data set when it cannot reach the Hub.
+        commit = HfApi().dataset_info(info.hub.repository, revision=revision).sha
+        snapshot_download(
+            info.hub.repository,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=root,
+            allow_patterns=list(info.hub.files),
+        )
+    except failures as error:
+        raise DataError(
+            f"{info.hub.repository} could not be fetched from the Hub: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}",
+            path=root,
+            remedy="check the network or HF_HUB_OFFLINE, and run the same command again: it goes "
+            f"on where it stopped; or get it from {info.download[0]}",
+        ) from error
+    return str(commit)
+
+
 def verify(
-    spec: DatasetSpec,
+    info: Dataset,
     root: str | Path,
     *,
     workers: int | None = None,
@@ -91,78 +135,77 @@ def verify(
         MissingExtraError: the annotations are an Excel file, and what reads those is not
             installed.
     """
+    root = Path(os.path.abspath(root))
     try:
-        annotations = read_annotations(spec, root)
-        samples = samples_of(spec, annotations, root)
+        samples = load_known(info, root)
     except DataError as error:
         broken = Problem(error.path or str(root), error.reason, error.remedy or DOWNLOAD_AGAIN)
-        return VerifyReport(spec.name, str(root), spec.records, problems=(broken,))
+        return VerifyReport(info.records, problems=(broken,))
     present = [path for path in samples.path if path.is_file()]
-    damaged = list(
-        _damaged(
-            present,
-            _size_check(spec, annotations, samples, Path(root)),
-            workers=workers or os.cpu_count() or 1,
-            on_image=on_image,
-        )
-    )
+    size_problem = _size_check(info, root)
+
+    def check(path: Path) -> Problem | None:
+        try:
+            reason = size_problem(path, read_image(path))
+        except ImageError as error:
+            reason = error.reason
+        finally:
+            if on_image is not None:
+                on_image()
+        return None if reason is None else Problem(str(path), reason, DOWNLOAD_AGAIN)
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders free the GIL
+        damaged = [problem for problem in pool.map(check, present) if problem is not None]
     extra = _extra(samples)
-    known = {Path(name).name for name in spec.checksums}
+    known = {Path(name).name for name in info.checksums}
     return VerifyReport(
-        dataset=spec.name,
-        root=str(root),
-        expected=spec.records,
+        expected=_expected(info, samples),
         records=len(samples),
         missing=len(samples) - len(present),
         damaged=len(damaged),
         sound=len(present) - len(damaged),
         size=sum(path.stat().st_size for path in present),
         extra=len(extra),
-        unchecked=tuple(path.name for path in annotations.files if path.name not in known),
+        unchecked=tuple(path.name for path in samples.files if path.name not in known),
         caveats=samples.caveats,
         problems=(
-            *_annotation_problems(spec, annotations, samples),
-            *_missing(spec, samples, Path(root)),
+            *_annotation_problems(info, samples),
+            *_missing(info, samples, root),
             *_extra_problem(extra),
             *damaged,
         ),
     )
 
 
-def _annotation_problems(
-    spec: DatasetSpec, annotations: Annotations, samples: Samples
-) -> Iterator[Problem]:
+def _expected(info: Dataset, samples: Samples) -> int:
+    return min(len(samples), info.records) if info.partial else info.records
+
+
+def _annotation_problems(info: Dataset, samples: Samples) -> Iterator[Problem]:
     """Yield what is wrong with annotations that could be read."""
-    if len(samples) != spec.records:
-        reason = f"{len(samples)} records, expected {spec.records}"
+    several = [str(file.parent) for file in samples.files]
+    source = str(samples.files[0]) if len(several) == 1 else os.path.commonpath(several)
+    expected = _expected(info, samples)
+    if len(samples) != expected:
+        reason = f"{len(samples)} records, expected {expected}"
         remedy = DOWNLOAD_AGAIN
-        if annotations.left_out:
-            files = ", ".join(annotations.left_out)
-            reason += f"; not there or without scores: {files}"
-            remedy = f"add them, see `ma-agiqa datasets show {spec.name}`"
-        yield Problem(str(annotations.path), reason, remedy)
-    for path in annotations.files:
-        wanted = spec.checksums.get(path.name)
+        if samples.unread:
+            reason += f"; not there or without scores: {', '.join(samples.unread)}"
+            remedy = f"add them, see `ma-agiqa datasets show {info.name}`"
+        yield Problem(source, reason, remedy)
+    for path in samples.files:
+        wanted = info.checksums.get(path.name)
         if wanted is not None and _checksum(path) != wanted:
             yield Problem(
                 str(path),
                 "not the annotation file as distributed",
                 "figures from an edited file are not comparable: download it again",
             )
-    for target in spec.targets.values():
-        column = target.deviation_column
-        if column is None or column not in annotations.table.column_names:
-            continue
-        try:
-            deviation = number_column(
-                annotations.table, column, names=samples.name, source=annotations.path
-            )
-        except DataError as error:
-            yield Problem(str(annotations.path), error.reason, error.remedy or DOWNLOAD_AGAIN)
-            continue
-        if (deviation < 0).any():
-            reason = f"negative standard deviations in {column!r}"
-            yield Problem(str(annotations.path), reason, DOWNLOAD_AGAIN)
+    for target, std in samples.std.items():
+        wrong = int(np.sum(~np.isfinite(std) | (std < 0)))
+        if wrong:
+            reason = f"{wrong} of {len(std)} standard deviations of {target!r} are negative or none"
+            yield Problem(source, reason, DOWNLOAD_AGAIN)
 
 
 def _checksum(path: Path) -> str:
@@ -173,7 +216,7 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _missing(spec: DatasetSpec, samples: Samples, root: Path) -> Iterator[Problem]:
+def _missing(info: Dataset, samples: Samples, root: Path) -> Iterator[Problem]:
     """Yield how many images are not there, and how to get them."""
     missing = [
         name for name, path in zip(samples.name, samples.path, strict=True) if not path.is_file()
@@ -182,59 +225,32 @@ def _missing(spec: DatasetSpec, samples: Samples, root: Path) -> Iterator[Proble
         return
     archives = sorted(path.name for kind in ARCHIVES for path in root.glob(kind))
     if archives:
-        remedy = f"unpack {some(archives)}, `ma-agiqa datasets show {spec.name}` says where"
-    elif spec.hub is not None:
-        remedy = f"`ma-agiqa datasets download {spec.name} --root {root}` fetches what is missing"
+        remedy = f"unpack {join_some(archives)}, `ma-agiqa datasets show {info.name}` says where"
+    elif info.hub is not None:
+        remedy = f"`ma-agiqa datasets download {info.name} --root {root}` fetches what is missing"
     else:
-        remedy = f"complete the download: {spec.download[0]}"
+        remedy = f"complete the download: {info.download[0]}"
     folders = sorted({str(path.parent) for path in samples.path})
-    reason = f"{len(missing)} of {len(samples)} images missing: {some(missing)}"
+    reason = f"{len(missing)} of {len(samples)} images missing: {join_some(missing)}"
     yield Problem(folders[0] if len(folders) == 1 else str(root), reason, remedy)
 
 
-def _size_check(
-    spec: DatasetSpec, annotations: Annotations, samples: Samples, root: Path
-) -> Callable[[RGB], str | None]:
+def _size_check(info: Dataset, root: Path) -> Callable[[Path, RGB], str | None]:
     """Return what says why a decoded image has a wrong size, or None."""
-    known = {"name": samples.name, **samples.groups}
-    place, _ = image_place(spec, root, annotations.table, known, source=annotations.path)
     reduction = read_reduction(root)
 
-    def check(rgb: RGB) -> str | None:
+    def check(path: Path, rgb: RGB) -> str | None:
         height, width = rgb.shape[:2]
         if reduction is not None:
             side = reduction.short_side
             wrong = min(height, width) > side
             return f"shorter side over {side} pixels: not reduced" if wrong else None
-        if place.size is None or sorted(place.size) == sorted((width, height)):
+        size = info.sizes.get(path.parent.relative_to(root).as_posix())
+        if size is None or sorted(size) == sorted((width, height)):
             return None
-        wanted = " x ".join(map(str, place.size))
-        return f"{width} x {height} pixels, expected {wanted}"
+        return f"{width} x {height} pixels, expected {size[0]} x {size[1]}"
 
     return check
-
-
-def _damaged(
-    paths: Sequence[Path],
-    size_check: Callable[[RGB], str | None],
-    *,
-    workers: int,
-    on_image: Callable[[], None] | None,
-) -> Iterator[Problem]:
-    """Decode every image and yield those that fail, in the order of `paths`."""
-
-    def check(path: Path) -> Problem | None:
-        try:
-            reason = size_check(read_image(path))
-        except ImageError as error:
-            reason = error.reason
-        finally:
-            if on_image is not None:
-                on_image()
-        return None if reason is None else Problem(str(path), reason, DOWNLOAD_AGAIN)
-
-    with ThreadPoolExecutor(workers) as pool:
-        yield from (problem for problem in pool.map(check, paths) if problem is not None)
 
 
 def _extra(samples: Samples) -> list[Path]:
@@ -249,10 +265,10 @@ def _extra(samples: Samples) -> list[Path]:
     )
 
 
-def _extra_problem(extra: Sequence[Path]) -> Iterator[Problem]:
+def _extra_problem(extra: list[Path]) -> Iterator[Problem]:
     if extra:
         yield Problem(
             str(extra[0].parent),
-            f"{len(extra)} images that no record names: {some([path.name for path in extra])}",
+            f"{len(extra)} images that no record names: {join_some([p.name for p in extra])}",
             "check that the folder is the right one, and remove them",
         )

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ma_agiqa.config import ModelConfig
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images
+from ma_agiqa.data import datasets, splits
+from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Rows
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
@@ -49,7 +48,7 @@ def evaluate(
         DataError: images are missing or cannot be scored.
     """
     name, part = splits.parse(split, default_part="test")
-    samples = registry.load(data, root, columns)
+    samples = datasets.load(data, root, columns)
     chosen = splits.resolve(name, samples, root)
     rows = chosen.part(part)
     judged = samples.subset(rows)

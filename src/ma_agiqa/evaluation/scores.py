@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa.data.readers import number_column, read_table, text_column
-from ma_agiqa.data.samples import Samples
+from ma_agiqa.data.samples import Samples, number_column, read_table, text_column
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES

@@ -27,7 +27,7 @@ from ma_agiqa.config import Preprocess
 from ma_agiqa.images import read_image
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.views import View, make_view, reduce_whole
+from ma_agiqa.training.views import View, global_view, local_view, reduce_whole
 from ma_agiqa.types import RGB
 
 
@@ -37,6 +37,7 @@ class TrainingImages:
     Args:
         paths: the image files.
         preprocess: brings each image to the size the network sees.
+        content_side: of the reduced whole that `local` views show beside the crop.
         limit_bytes: how much may be kept; the rest is decoded at each use.
         workers: threads that decode and make views.
     """
@@ -46,10 +47,12 @@ class TrainingImages:
         paths: Sequence[str | Path],
         *,
         preprocess: Preprocess,
+        content_side: int | None = None,
         limit_bytes: int = 6 << 30,
         workers: int = 2,
     ) -> None:
         self.paths, self.preprocess = [Path(p) for p in paths], preprocess
+        self.content_side = content_side
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._kept: dict[int, RGB] = {}
         self._reduced: dict[int, RGB] = {}
@@ -71,12 +74,13 @@ class TrainingImages:
         self, position: int, recipe: Recipe, *, distorted: bool, rng: np.random.Generator
     ) -> View:
         """Return one view of an image, see `views.py`."""
-        rgb, reduced = self[position], None
-        if recipe.views == "local":
-            if position not in self._reduced:
-                self._reduced[position] = reduce_whole(rgb)
-            reduced = self._reduced[position]
-        return make_view(rgb, reduced, recipe, distorted=distorted, rng=rng)
+        rgb, side = self[position], self.content_side
+        if side is None:
+            return global_view(rgb, recipe, rng=rng)
+        if position not in self._reduced:
+            self._reduced[position] = reduce_whole(rgb, side=side)
+        reduced = self._reduced[position]
+        return local_view(rgb, reduced, recipe, content_side=side, distorted=distorted, rng=rng)
 
     def _decode(self, position: int) -> RGB:
         return preprocessing.fit(read_image(self.paths[position]), self.preprocess)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.registry import TableColumns
-from ma_agiqa.data.samples import Samples, require_images
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.features.store import FeatureStore
@@ -134,12 +134,14 @@ def training_part(
     part: str,
     *,
     preprocess: Preprocess,
+    content_side: int | None,
     store: FeatureStore | None,
     config: ModelConfig | None,
 ) -> TrainingSet:
     """Return one part of all sets: `train` on the model's scale, others on their own.
 
     Args:
+        content_side: see `TrainingImages`.
         config: of the model to be fine-tuned.
 
     Raises:
@@ -158,6 +160,7 @@ def training_part(
         images=TrainingImages(
             [path for samples in chosen for path in samples.path],
             preprocess=preprocess,
+            content_side=content_side,
         ),
         scores=np.concatenate(scores),
         semantics=None if store is None else torch.cat([v for v in vectors if v is not None]),

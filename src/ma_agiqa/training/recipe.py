@@ -126,6 +126,7 @@ RECIPES: dict[str, Recipe] = {
         ranking=0.5,
         distorted=4,
         drop=0.2,
+        select="last",
     ),
     "paper": Recipe(
         epochs=30,

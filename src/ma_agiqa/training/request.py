@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ma_agiqa.data.registry import TableColumns
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import UsageError
 from ma_agiqa.training.recipe import Recipe
 

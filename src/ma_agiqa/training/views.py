@@ -32,12 +32,10 @@ from ma_agiqa.training.distortions import DISTORTIONS, distort
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.types import RGB
 
-WHOLE_CROP = 224
-"""Pixels: side of the part of the reduced whole, of about 256 x 256, that training shows."""
-
 PLACE = 8
 """Pixels: squares that are distorted alone lie on the grid of the quality map."""
 
+_WHOLE_SHARE = 7 / 8  # of each side of the reduced whole that training shows
 _PAPER_PROB = 0.7
 _PAPER_QUARTERS = (0.33, 0.33, 0.34)  # of one, two and three quarter turns
 
@@ -74,25 +72,16 @@ class View:
     square: tuple[int, int, int] | None = None
 
 
-def make_view(
-    rgb: RGB, reduced: RGB | None, recipe: Recipe, *, distorted: bool, rng: np.random.Generator
-) -> View:
-    """Return one view of an image of shape (H, W, 3).
-
-    Args:
-        reduced: what `reduce_whole` makes of the image; only `local` views need it.
-        distorted: whether it brings distorted copies along.
-    """
-    if reduced is not None:
-        return _local(rgb, reduced, recipe, distorted=distorted, rng=rng)
+def global_view(rgb: RGB, recipe: Recipe, *, rng: np.random.Generator) -> View:
+    """Return the whole image (H, W, 3) as the recipe's `views` turns it."""
     if recipe.views == "mirror":
         return View(rgb[:, ::-1] if rng.random() < recipe.flip_prob else rgb)
     return View(paper_turn(rgb, rng=rng))
 
 
-def reduce_whole(rgb: RGB) -> RGB:
+def reduce_whole(rgb: RGB, *, side: int) -> RGB:
     """Return what the content expert of `compact` sees of a whole image, as uint8."""
-    return _pixels(content_view(to_unit(to_chw(rgb))[None])[0])
+    return _pixels(content_view(to_unit(to_chw(rgb))[None], side=side)[0])
 
 
 def paper_turn(rgb: RGB, *, rng: np.random.Generator) -> RGB:
@@ -102,10 +91,22 @@ def paper_turn(rgb: RGB, *, rng: np.random.Generator) -> RGB:
     return rgb[::-1] if rng.random() < _PAPER_PROB else rgb
 
 
-def _local(
-    rgb: RGB, reduced: RGB, recipe: Recipe, *, distorted: bool, rng: np.random.Generator
+def local_view(
+    rgb: RGB,
+    reduced: RGB,
+    recipe: Recipe,
+    *,
+    content_side: int,
+    distorted: bool,
+    rng: np.random.Generator,
 ) -> View:
-    cut = _Cut.draw(rgb, recipe, rng)
+    """Return a crop of an image (H, W, 3) and the reduced whole beside it.
+
+    Args:
+        reduced: what `reduce_whole` makes of the image at `content_side`.
+        distorted: whether it brings distorted copies along.
+    """
+    cut = _Cut.draw(rgb, recipe, rng, whole_side=int(content_side * _WHOLE_SHARE))
     view = View(cut.crop(rgb), cut.whole(reduced))
     if not distorted:
         return view
@@ -119,7 +120,13 @@ def _local(
         copy = distort(unit, kind, severity, seed=seed)
         crop = cut.crop(_pixels(copy))
         if square is None:
-            copies.append(Copy(crop, cut.whole(_pixels(content_view(copy[None])[0])), severity))
+            copies.append(
+                Copy(
+                    crop,
+                    cut.whole(_pixels(content_view(copy[None], side=content_side)[0])),
+                    severity,
+                )
+            )
         else:
             assert view.whole is not None
             copies.append(Copy(_pasted(view.crop, crop, square), view.whole, severity))
@@ -136,10 +143,11 @@ class _Cut:
     left: int
     side: int
     flip: bool
+    whole_side: int
     whole_at: tuple[float, float]  # of the free play, in [0, 1)
 
     @classmethod
-    def draw(cls, rgb: RGB, recipe: Recipe, rng: np.random.Generator) -> _Cut:
+    def draw(cls, rgb: RGB, recipe: Recipe, rng: np.random.Generator, *, whole_side: int) -> _Cut:
         height, width = rgb.shape[:2]
         chance, strength, ratio = rng.random(), rng.random(), 1.0
         if chance < recipe.reduce_prob:
@@ -155,6 +163,7 @@ class _Cut:
             int(rng.integers(width - recipe.crop + 1)),
             recipe.crop,
             bool(rng.random() < recipe.flip_prob),
+            whole_side,
             (rng.random(), rng.random()),
         )
 
@@ -172,18 +181,18 @@ class _Cut:
         return found[:, ::-1] if self.flip else found
 
     def whole(self, reduced: RGB) -> RGB:
-        """Cut the largest square of `WHOLE_CROP` that fits out of the reduced whole."""
-        height, width = reduced.shape[:2]
-        if min(height, width) < WHOLE_CROP:  # a long image: enlarged until its short side fits
-            ratio = WHOLE_CROP / min(height, width)
-            height, width = (max(WHOLE_CROP, round(side * ratio)) for side in (height, width))
+        """Cut a square of `whole_side` out of the reduced whole."""
+        own, (height, width) = self.whole_side, reduced.shape[:2]
+        if min(height, width) < own:  # a long image: enlarged until its short side fits
+            ratio = own / min(height, width)
+            height, width = (max(own, round(side * ratio)) for side in (height, width))
             resized = Image.fromarray(reduced).resize((width, height), Image.Resampling.BICUBIC)
             reduced = np.asarray(resized)
         top, left = (
-            int(play * (side - WHOLE_CROP + 1))
+            int(play * (side - own + 1))
             for play, side in zip(self.whole_at, (height, width), strict=True)
         )
-        found = reduced[top : top + WHOLE_CROP, left : left + WHOLE_CROP]
+        found = reduced[top : top + own, left : left + own]
         return found[:, ::-1] if self.flip else found
 
 

@@ -41,9 +41,6 @@ from ma_agiqa.models.prediction import Prediction
 MIN_SIDE = 32
 """Pixels: an image with a shorter side than this has too few places to judge."""
 
-CONTENT_SIDE = 256
-"""Pixels: the content expert sees the image at the area of a square of this side."""
-
 _TAPS = (2, 4, 10)  # the last blocks at a stride of 4, 8 and 16 pixels
 _TRUNK = re.compile(r"(distortion|content)\.trunk\.((?P<stem>stem)|blocks\.(?P<block>\d+)|head)\.")
 _LEAST_WEIGHT = 0.02  # of a place before weights are made to sum to one
@@ -112,12 +109,14 @@ class CompactModel(nn.Module):
         width: D, the evidence width in which the experts meet.
         hidden: see `DistortionExpert`.
         drop: dropout rate of the content features, training only.
+        content_side: pixels; the content expert sees the image at the area of a square of this
+            side.
         width_factor: of both trunks, see `EfficientNetLite`.
 
     Attributes:
         experts: names of the experts, in the order of their contributions.
-        alone: whether each image of a batch is computed by itself, so that a scorer may as well
-            compute images side by side.
+        alone: whether a scorer on a CPU had better compute images one by one, side by side on a
+            thread each: many small convolutions gain little from several threads.
     """
 
     experts = ("content", "distortion")
@@ -131,11 +130,15 @@ class CompactModel(nn.Module):
         width: int = 64,
         hidden: int = 128,
         drop: float = 0.2,
+        content_side: int = 256,
         width_factor: float = 1.0,
     ) -> None:
         super().__init__()
         if not low < high:
             raise ValueError(f"the scale must rise, got {low=} {high=}")
+        if content_side < MIN_SIDE:
+            raise ValueError(f"content_side must be at least {MIN_SIDE}, got {content_side}")
+        self.content_side = content_side
         self.middle, self.unit = (low + high) / 2, (high - low) / 5
         self.distortion = DistortionExpert(width=width, hidden=hidden, width_factor=width_factor)
         self.content = ContentExpert(width=width, drop=drop, width_factor=width_factor)
@@ -182,7 +185,7 @@ class CompactModel(nn.Module):
                 f"expected a batch of shape (B, 3, H, W) with sides of at least {MIN_SIDE} "
                 f"pixels, found {tuple(images.shape)}"
             )
-        whole = content_view(images) if whole is None else whole
+        whole = content_view(images, side=self.content_side) if whole is None else whole
         evidence_BDhw, weights_Bhw = self.distortion(normalise(images))
         content_BD = self.content(normalise(whole))
         # The few numbers from here on are kept in float32 under autocast.
@@ -202,11 +205,11 @@ class CompactModel(nn.Module):
             )
 
 
-def content_view(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) at the area of `CONTENT_SIDE` squared, in their proportions."""
+def content_view(images: Tensor, *, side: int) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] at the area of a square, in their proportions."""
     height, width = images.shape[2:]
-    ratio = CONTENT_SIDE / math.sqrt(height * width)
-    size = [max(MIN_SIDE, round(side * ratio)) for side in (height, width)]
+    ratio = side / math.sqrt(height * width)
+    size = [max(MIN_SIDE, round(length * ratio)) for length in (height, width)]
     if size == [height, width]:
         return images
     return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0.0, 1.0)

@@ -11,16 +11,17 @@ import pytest
 from PIL import Image
 
 from command_line import run
-from ma_agiqa.data import registry, splits
-from ma_agiqa.data.downsize import downsize, reduced
-from ma_agiqa.data.reduction import RECORD, Reduction, read_reduction
-from ma_agiqa.data.registry import DATASETS
-from ma_agiqa.data.spec import DatasetSpec
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data import splits
+from ma_agiqa.data.datasets import DATASETS, load_known
+from ma_agiqa.data.downsize import RECORD, Reduction, downsize, read_reduction, reduced
 from ma_agiqa.data.verify import verify
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.images import read_image
 
 SIZES = {"00001.jpg": (90, 60), "00002.jpg": (60, 120), "00003.jpg": (30, 20)}
+
+
 SMALL_SPAQ = dataclasses.replace(DATASETS["spaq"], records=3)
 
 
@@ -51,9 +52,8 @@ def test_the_shorter_side_is_reduced_and_small_images_are_copies(
     spaq: Path, tmp_path: Path
 ) -> None:
     seen: list[int] = []
-    done = downsize(
-        SMALL_SPAQ, spaq, tmp_path / "out", short_side=40, on_image=lambda: seen.append(1)
-    )
+    samples, out = load_known(SMALL_SPAQ, spaq), tmp_path / "out"
+    done = downsize(samples, spaq, out, short_side=40, on_image=lambda: seen.append(1))
     assert (done.reduced, done.copied, done.present, done.failed) == (2, 1, 0, {})
     assert len(seen) == 3
     shapes = [read_image(tmp_path / "out" / "TestImage" / name).shape for name in SIZES]
@@ -63,7 +63,7 @@ def test_the_shorter_side_is_reduced_and_small_images_are_copies(
 
 
 def test_a_reduced_image_is_upright_and_close_to_its_source(spaq: Path, tmp_path: Path) -> None:
-    downsize(SMALL_SPAQ, spaq, tmp_path / "out", short_side=40)
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, tmp_path / "out", short_side=40)
     stored = read_image(tmp_path / "out" / "TestImage" / "00002.jpg")
     wanted = reduced(read_image(spaq / "TestImage" / "00002.jpg"), 40)
     with Image.open(tmp_path / "out" / "TestImage" / "00002.jpg") as picture:
@@ -90,7 +90,7 @@ def test_sides_are_rounded_and_never_enlarged(
 def test_a_reduced_copy_says_so_in_samples_splits_and_verification(
     spaq: Path, tmp_path: Path
 ) -> None:
-    downsize(SMALL_SPAQ, spaq, tmp_path / "out", short_side=40)
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, tmp_path / "out", short_side=40)
     samples = registry.load("spaq", tmp_path / "out")
     (caveat,) = samples.caveats
     assert caveat == "images reduced to a shorter side of 40 pixels, Lanczos, antialiased (Pillow)"
@@ -104,10 +104,10 @@ def test_a_reduced_copy_says_so_in_samples_splits_and_verification(
 
 def test_a_stopped_run_goes_on(spaq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    downsize(SMALL_SPAQ, spaq, out, short_side=40)
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, out, short_side=40)
     kept = (out / "TestImage" / "00001.jpg").stat().st_mtime_ns
     (out / "TestImage" / "00002.jpg").unlink()
-    done = downsize(SMALL_SPAQ, spaq, out, short_side=40)
+    done = downsize(load_known(SMALL_SPAQ, spaq), spaq, out, short_side=40)
     assert (done.reduced, done.copied, done.present) == (1, 0, 2)
     assert (out / "TestImage" / "00001.jpg").stat().st_mtime_ns == kept
 
@@ -117,25 +117,25 @@ def test_images_that_cannot_be_read_are_named_and_the_rest_is_done(
 ) -> None:
     (spaq / "TestImage" / "00001.jpg").write_bytes(b"")
     (spaq / "TestImage" / "00003.jpg").unlink()
-    done = downsize(SMALL_SPAQ, spaq, tmp_path / "out", short_side=40)
+    done = downsize(load_known(SMALL_SPAQ, spaq), spaq, tmp_path / "out", short_side=40)
     assert [Path(file).name for file in done.failed] == ["00001.jpg", "00003.jpg"]
     assert done.reduced == 1
     names = [path.name for path in (tmp_path / "out" / "TestImage").iterdir()]
     assert names == ["00002.jpg"]  # nothing half written
 
 
-def refuse(spec: DatasetSpec, root: Path, out: Path, reason: str) -> None:
+def refuse(root: Path, out: Path, reason: str) -> None:
     with pytest.raises((DataError, UsageError), match=reason):
-        downsize(spec, root, out, short_side=30)
+        downsize(load_known(SMALL_SPAQ, root), root, out, short_side=30)
 
 
 def test_a_copy_never_mixes_reductions_or_overwrites(spaq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    downsize(SMALL_SPAQ, spaq, out, short_side=40)
-    refuse(SMALL_SPAQ, spaq, out, "another reduction: images reduced to a shorter side of 40")
-    refuse(SMALL_SPAQ, out, tmp_path / "twice", "its images are reduced already")
-    refuse(SMALL_SPAQ, spaq, spaq, "must lie in another folder")
-    refuse(SMALL_SPAQ, spaq, tmp_path, "holds other files")
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, out, short_side=40)
+    refuse(spaq, out, "another reduction: images reduced to a shorter side of 40")
+    refuse(out, tmp_path / "twice", "its images are reduced already")
+    refuse(spaq, spaq, "must lie in another folder")
+    refuse(spaq, tmp_path, "holds other files")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"short_side": 1, "more": 2}'])
@@ -147,7 +147,7 @@ def test_a_damaged_record_is_an_error(tmp_path: Path, text: str) -> None:
 
 def test_the_record_is_read_as_written(spaq: Path, tmp_path: Path) -> None:
     assert read_reduction(spaq) is None
-    downsize(SMALL_SPAQ, spaq, tmp_path / "out", short_side=40)
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, tmp_path / "out", short_side=40)
     assert read_reduction(tmp_path / "out") == Reduction(40)
     assert json.loads((tmp_path / "out" / RECORD).read_text())["short_side"] == 40
 
@@ -165,7 +165,7 @@ def test_the_command_reports_and_fails_with_the_images(spaq: Path, tmp_path: Pat
 
 
 def test_verify_finds_an_image_that_was_not_reduced(spaq: Path, tmp_path: Path) -> None:
-    downsize(SMALL_SPAQ, spaq, tmp_path / "out", short_side=40)
+    downsize(load_known(SMALL_SPAQ, spaq), spaq, tmp_path / "out", short_side=40)
     name = "TestImage/00001.jpg"
     (tmp_path / "out" / name).write_bytes((spaq / name).read_bytes())
     (problem,) = verify(SMALL_SPAQ, tmp_path / "out").problems

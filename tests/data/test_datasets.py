@@ -1,9 +1,10 @@
-"""The five data sets: the real annotation files, and every published form of them."""
+"""The known data sets: the real annotation files, and every published form of them."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
+import hashlib
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,14 +12,102 @@ from pathlib import Path
 import numpy as np
 import openpyxl
 import pytest
-from PIL import Image
 from scipy.io import loadmat, savemat
+from small_datasets import (
+    HEADER,
+    SPAQ_FILE,
+    small_20k,
+    small_agiqa_3k,
+    small_live_itw,
+    small_spaq,
+    write_csv,
+)
 
-from ma_agiqa.data import registry
-from ma_agiqa.data.layouts import load_spec, read_annotations
-from ma_agiqa.data.registry import DATASETS
+from ma_agiqa.data import datasets as registry
+from ma_agiqa.data.datasets import DATASETS, Dataset, load_known
+from ma_agiqa.data.samples import require_images
 from ma_agiqa.data.verify import verify
-from ma_agiqa.errors import DataError
+from ma_agiqa.errors import DataError, UsageError
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Dataset, Path]:
+    """A data set of three records in the layout of AGIQA-3K, and its root."""
+    return small_agiqa_3k(tmp_path), tmp_path
+
+
+def test_a_subset_keeps_every_column_in_step(small: tuple[Dataset, Path]) -> None:
+    samples = load_known(*small)
+    part = samples.subset([2, 0])
+    assert part.name == ("xl2.2_normal_002.jpg", "AttnGAN_normal_000.jpg")
+    assert [path.name for path in part.path] == list(part.name)
+    assert part.target("alignment").tolist() == [4.5, 2.5]
+    assert part.groups["prompt"] == ("a dog", "a cat, asleep")
+
+
+def test_an_unknown_target_lists_the_known_ones(small: tuple[Dataset, Path]) -> None:
+    with pytest.raises(UsageError, match="quality, alignment; did you mean quality"):
+        load_known(*small).target("qualty")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_entry_of_the_registry_is_complete(name: str) -> None:
+    spec = DATASETS[name]
+    assert registry.get(name) is spec
+    assert spec.name == name
+    assert spec.scale.low < spec.scale.high
+    assert spec.targets
+    assert spec.licence
+    assert spec.citation
+    assert spec.unpack
+    assert "paper" in spec.splits
+    assert all(address.startswith("https://") for address in spec.download)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in spec.checksums.values())
+
+
+@pytest.mark.parametrize("name", ["AGIQA-3K", "agiqa3k"])
+def test_an_unknown_data_set_lists_close_names(tmp_path: Path, name: str) -> None:
+    for ask in (registry.get, lambda name: registry.load(name, tmp_path)):
+        with pytest.raises(UsageError, match="did you mean agiqa-3k"):
+            ask(name)
+
+
+def test_names_tell_generator_and_setting(small: tuple[Dataset, Path]) -> None:
+    samples = load_known(*small)
+    assert samples.groups["generator"] == ("AttnGAN", "sd1.5", "xl2.2")
+    assert samples.groups["setting"] == ("normal", "lowstep", "normal")
+    assert samples.groups["prompt"] == ("a cat, asleep", "007", "a dog")
+    assert list(samples.targets) == ["quality", "alignment"]
+
+
+def test_foreign_names_are_refused(small: tuple[Dataset, Path]) -> None:
+    spec, root = small
+    (root / "data.csv").write_text(f"{HEADER}\nholiday.jpg,a dog,,,,5,0.2,4.5,0\n")
+    with pytest.raises(DataError, match=r"1 names are not of the form .*: holiday.jpg"):
+        load_known(spec, root)
+
+
+def test_a_missing_annotation_file_says_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"annotations of AGIQA-3K .* data.csv .*github.com/lcysyzxdxc"
+    ):
+        registry.load("agiqa-3k", tmp_path)
+
+
+def test_agiqa_3k_is_read_whole(agiqa_3k: Path) -> None:
+    spec = registry.get("agiqa-3k")
+    samples = registry.load("agiqa-3k", agiqa_3k)
+    assert len(samples) == spec.records
+    require_images(samples)
+    assert samples.name[0] == "AttnGAN_normal_000.jpg"
+    assert samples.target("quality")[0] == 0.965602553  # as written in the file
+    assert samples.target("alignment")[0] == 0.40889324
+    assert len(set(samples.groups["prompt"])) == 300
+    assert samples.groups["generator"].count("midjourney") == 2 * 296
+    assert set(samples.groups["setting"]) == {"normal", "lowstep", "highcorr", "lowcorr"}
+    text = (agiqa_3k / "data.csv").read_bytes().replace(b"\r\n", b"\n")
+    assert hashlib.sha256(text).hexdigest() == spec.checksums["data.csv"]
+
 
 TRAIN_COUNTS = {
     **dict.fromkeys(["Dream", "Pixart", "Playground", "SD1.4", "SD1.5", "SDXL", "SSD1B"], 1400),
@@ -27,43 +116,10 @@ TRAIN_COUNTS = {
 }
 """Images for each generator in the training part of AIGIQA-20K, as published."""
 
-SPAQ_FILE = "Annotations/MOS and Image attribute scores.xlsx"
-SPAQ_ATTRIBUTES = ["Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"]
-
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, header: list[str], rows: list[list[object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-def write_sheet(path: Path, header: list[str], rows: list[list[object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    book = openpyxl.Workbook()
-    for row in [header, *rows]:
-        book.active.append(row)
-    book.save(path)
-    return path
-
-
-WRITERS = {"csv": write_csv, "xlsx": write_sheet}
-
-
-def small_20k(root: Path, kind: str, *, scored: bool = True) -> None:
-    """Write three annotation files of AIGIQA-20K with 3, 1 and 2 records."""
-    for part, numbers in (("train", [0, 1, 2]), ("val", [3]), ("test", [4, 5])):
-        has_scores = scored or part == "train"
-        header = ["name", "prompt", "mos"] if has_scores else ["name", "prompt"]
-        rows: list[list[object]] = [
-            [f"LCM_SD1.5_{i:04d}.png", f"prompt {i}", i / 2][: len(header)] for i in numbers
-        ]
-        WRITERS[kind](root / f"info_{part}.{kind}", header, rows)
 
 
 def test_the_training_file_of_aigiqa_20k_is_read_as_published(datasets: Path) -> None:
@@ -223,16 +279,6 @@ def test_koniq_10k_at_half_size_says_so(datasets: Path, tmp_path: Path) -> None:
     assert samples.caveats == ("images of 512 x 384, not 1024 x 768",)
 
 
-def small_spaq(root: Path, kind: str = "xlsx", n: int = 4) -> None:
-    """Write annotations of SPAQ with n records."""
-    rows: list[list[object]] = [
-        [f"{i:05d}.jpg", 10.5 * i, 10 + i, 20 + i, 30 + i, 40 + i, 50 + i] for i in range(1, n + 1)
-    ]
-    WRITERS[kind](
-        root / SPAQ_FILE.replace("xlsx", kind), ["Image name", "MOS", *SPAQ_ATTRIBUTES], rows
-    )
-
-
 @pytest.mark.parametrize("kind", ["xlsx", "csv"])
 def test_spaq_has_a_quality_and_five_attributes(tmp_path: Path, kind: str) -> None:
     small_spaq(tmp_path, kind)
@@ -247,7 +293,7 @@ def test_spaq_has_a_quality_and_five_attributes(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize(
     ("score", "reason"),
     [
-        (100.5, r"1 quality scores outside 0 to 100: 00002.jpg \(100.5\)"),
+        (100.5, r"1 values of 'MOS' outside 0 to 100: 00002.jpg \(100.5\)"),
         ("nan", r"1 of 4 values of 'MOS' .*row 2 \(00002.jpg\): 'nan'"),
         ("n/a", r"1 of 4 values of 'MOS' .*row 2 \(00002.jpg\): 'n/a'"),
     ],
@@ -267,10 +313,7 @@ def test_a_score_that_cannot_be_is_an_error_with_count_and_name(
 def test_an_empty_folder_lists_every_form_looked_for(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         registry.load(name, tmp_path)
-    for layout in DATASETS[name].layouts:
-        for source in layout.sources:
-            for file in source.files:
-                assert file in str(caught.value)
+    assert all(files in str(caught.value) for files in DATASETS[name].annotations)
     assert DATASETS[name].download[0] in str(caught.value)
 
 
@@ -295,59 +338,49 @@ def test_a_number_beyond_the_generators_or_a_path_is_a_foreign_name(
         registry.load("aigciqa2023", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["aigiqa-20k", "aigciqa2023", "koniq-10k"])
-def test_the_published_annotation_files_have_their_checksums(datasets: Path, name: str) -> None:
-    report = verify(DATASETS[name], datasets / name)
-    assert report.unchecked == ()
-    assert not [p for p in report.problems if "as distributed" in p.reason]
-
-
-def test_a_half_downloaded_set_is_one_problem_with_count_and_remedy(datasets: Path) -> None:
-    (problem,) = verify(DATASETS["koniq-10k"], datasets / "koniq-10k").problems
-    assert problem.reason.startswith("10073 of 10073 images missing: 10004473376.jpg, ")
-    assert problem.reason.endswith(" and 10068 more")
-    assert problem.remedy == "complete the download: https://osf.io/hcsdy"
-
-
-def test_an_archive_beside_missing_images_is_to_be_unpacked(tmp_path: Path) -> None:
-    small_spaq(tmp_path)
-    (tmp_path / "SPAQ.zip").touch()
-    spec = dataclasses.replace(DATASETS["spaq"], records=4)
-    (problem,) = verify(spec, tmp_path).problems
-    assert problem.file == str(tmp_path / "TestImage")
-    assert problem.remedy.startswith("unpack SPAQ.zip")
-
-
-def test_a_set_on_the_hub_is_completed_by_download(datasets: Path) -> None:
-    root = datasets / "aigciqa2023"
-    (problem,) = verify(DATASETS["aigciqa2023"], root).problems
-    assert f"`ma-agiqa datasets download aigciqa2023 --root {root}`" in problem.remedy
-
-
-def test_an_image_of_another_size_is_a_problem_in_any_orientation(tmp_path: Path) -> None:
-    header = ["image_name", "MOS", "SD", "set"]
-    rows: list[list[object]] = [[f"{i}.jpg", 50, 0.5, "test"] for i in range(3)]
-    write_csv(tmp_path / "koniq10k_distributions_sets.csv", header, rows)
-    (tmp_path / "1024x768").mkdir()
-    for number, size in enumerate([(1024, 768), (768, 1024), (512, 384)]):
-        Image.new("RGB", size).save(tmp_path / "1024x768" / f"{number}.jpg")
-    spec = dataclasses.replace(DATASETS["koniq-10k"], records=3, checksums={})
-    report = verify(spec, tmp_path)
-    (problem,) = report.problems
-    assert problem.reason == "512 x 384 pixels, expected 1024 x 768"
-    assert (report.sound, report.damaged) == (2, 1)
-    assert report.unchecked == ("koniq10k_distributions_sets.csv",)
-    assert report.size == sum(p.stat().st_size for p in (tmp_path / "1024x768").iterdir())
-
-
 def test_annotations_know_the_files_they_came_from(matlab_layout: Path) -> None:
     spec = DATASETS["aigciqa2023"]
-    annotations = read_annotations(spec, matlab_layout)
-    assert annotations.path == matlab_layout  # several files: the folder that holds them
-    names = {path.name for path in annotations.files}
-    assert names == {
+    samples = load_known(spec, matlab_layout)
+    assert {path.name for path in samples.files} == {
         *(f"mosz{number}.mat" for number in (1, 2, 3)),
         "pic-index.xlsx",
         "AIGCIQA2023_Prompts.xlsx",
     }
-    assert load_spec(spec, matlab_layout).name[-1] == "2399.png"
+    assert samples.name[-1] == "2399.png"
+
+
+def test_live_in_the_wild_is_a_table_of_names_and_pictures(tmp_path: Path) -> None:
+    names = small_live_itw(tmp_path)
+    samples = registry.load("live-itw", tmp_path)
+    assert samples.name == tuple(names)
+    assert [path.is_file() for path in samples.path] == [True] * 20
+    assert samples.target()[3] == 15
+    assert samples.std["quality"].tolist() == [15.5] * 20
+    assert samples.photographs
+    assert samples.caveats == ("20 of the 1,162 images of LIVE In the Wild",)
+
+
+def test_a_whole_copy_of_live_in_the_wild_has_no_caveat(tmp_path: Path) -> None:
+    rows: list[list[object]] = [[f"{i}.bmp", 50, 15] for i in range(1162)]
+    write_csv(tmp_path / "ratings.csv", ["name", "mos", "std"], rows)
+    assert registry.load("live-itw", tmp_path).caveats == ()
+
+
+@pytest.mark.parametrize("name", ["a/1.jpg", "1.mat", "1"])
+def test_a_name_that_is_no_picture_is_foreign_to_live_in_the_wild(
+    tmp_path: Path, name: str
+) -> None:
+    write_csv(tmp_path / "ratings.csv", ["name", "mos"], [[name, 50]])
+    with pytest.raises(DataError, match=f"1 names are not of the form .*: {name}"):
+        registry.load("live-itw", tmp_path)
+
+
+def test_the_pictures_of_live_in_the_wild_at_hand_are_read(datasets: Path) -> None:
+    samples = registry.load("live-itw", datasets / "live-itw")
+    assert len(samples) == 877
+    require_images(samples)
+    suffixes = Counter(path.suffix for path in samples.path)
+    assert suffixes == {".jpg": 627, ".webp": 250}
+    assert samples.target()[0] == 39.234559  # as written in the file
+    assert 3.4 < samples.target().min() < samples.target().max() < 92.5
+    assert samples.caveats == ("877 of the 1,162 images of LIVE In the Wild",)
