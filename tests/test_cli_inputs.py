@@ -23,7 +23,7 @@ def test_a_folder_gives_its_images_in_sorted_order_as_json_lines(
     assert [row["path"] for row in rows] == [str(pictures / name) for name in names]
     for row in rows:
         assert tuple(row) == ROW_KEYS == (
-            "path", "score", "percentile", "low", "high", "model", "error",
+            "path", "score", "percentile", "low", "high", "model", "error", "hint",
         )  # fmt: skip
         assert 0 <= float(str(row["score"])) <= 5
         assert row["percentile"] == pytest.approx(20 * float(str(row["score"])), abs=1e-6)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 import ma_agiqa
 from conftest import REPOSITORY
-from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.images import read_image
 from ma_agiqa.models.preprocess import to_chw, to_unit
@@ -35,7 +34,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def unseen(agiqa_3k: Path) -> list[Tensor]:
-    samples = datasets.load("agiqa-3k", agiqa_3k)
+    samples = registry.load("agiqa-3k", agiqa_3k)
     rows = splits.resolve("paper", samples, agiqa_3k).part("test")[::100]
     return [unit(path) for path in samples.subset(rows).path]
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ma_agiqa import images
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import decode, read_image
 
@@ -308,3 +309,21 @@ def test_a_large_image_is_converted_in_strips_without_a_seam(
     monkeypatch.setattr("ma_agiqa.images.STRIP_PIXELS", 200)  # five rows, so the last is shorter
     for source, expected in zip(sources, whole, strict=True):
         np.testing.assert_array_equal(read_image(source), expected)
+
+
+def test_enlarged_pictures_are_noticed_and_others_are_not(agiqa_3k: Path) -> None:
+    generators = ("DALLE2_normal", "midjourney_normal", "sd1.5_normal", "xl2.2_normal")
+    paths = [agiqa_3k / f"images/{name}_{n:03d}.jpg" for name in generators for n in (3, 33, 77)]
+    originals = [Image.open(path).convert("RGB") for path in paths]
+    twice = [
+        np.asarray(picture.resize((1024, 1024), kind))
+        for picture in originals
+        for kind in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+    ]
+    assert sum(images.enlarged(rgb) for rgb in twice) >= 23
+    assert sum(images.enlarged(np.asarray(picture)) for picture in originals) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (15, 400, 3), (64, 64, 3)])
+def test_small_and_flat_pictures_do_not_count_as_enlarged(shape: tuple[int, ...]) -> None:
+    assert not images.enlarged(np.full(shape, 90, np.uint8))

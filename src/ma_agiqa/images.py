@@ -310,3 +310,33 @@ def _from_tensor(tensor: torch.Tensor, *, limits: Limits) -> RGB:
             )
         values = np.rint(values * 255).astype(np.uint8)
     return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+
+EMPTY_OCTAVE = 0.3
+"""Energy of the finest details as a share of that of details twice as large, below which they count
+as missing. Of AGIQA-3K's pictures enlarged twofold (bicubic) 99 % lie below, of its pictures by
+generators that paint every pixel about 1 %."""
+
+
+def enlarged(rgb: RGB) -> bool:
+    """Say whether an image has next to no detail of the size of its pixels.
+
+    So it is with pictures that were enlarged, and with blurred ones. An image too small or too flat
+    to tell counts as one that was not.
+    """
+    if min(rgb.shape[:2]) < 16:
+        return False
+    luma = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    fine, coarse_luma = _details(luma)
+    coarse, _ = _details(coarse_luma)
+    return coarse > 1.0 and fine < EMPTY_OCTAVE * coarse
+
+
+def _details(luma: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
+    """Return the mean energy of a Haar wavelet's three bands, and the means of 2 x 2 pixels."""
+    height, width = (side // 2 * 2 for side in luma.shape)
+    a, b = luma[:height:2, :width:2], luma[:height:2, 1:width:2]
+    c, d = luma[1:height:2, :width:2], luma[1:height:2, 1:width:2]
+    bands = (a - b - c + d), (a + b - c - d), (a - b + c - d)
+    energy = sum(float(np.square(band).mean()) for band in bands) / 4
+    return energy, ((a + b + c + d) / 4).astype(np.float32)

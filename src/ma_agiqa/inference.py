@@ -38,6 +38,11 @@ from ma_agiqa.types import RGB, Score
 DEFAULT_BATCH = {"cpu": 2, "mps": 8, "cuda": 32}
 MAX_DEFAULT_WORKERS = 8
 
+ENLARGED = (
+    "no detail of the size of a pixel: enlarged or blurred, score the original if there is one"
+)
+"""The hint for a picture that `images.enlarged` notices."""
+
 
 def load(
     model: str | os.PathLike[str] = "compact",
@@ -208,11 +213,12 @@ class Scorer:
     ) -> Prepared:
         rgb = read(source)
         tensor = preprocessing.prepare(rgb, self.config.preprocess)
+        hint = ENLARGED if images.enlarged(rgb) else None
         if self.semantics is None:
-            return Prepared(tensor)
+            return Prepared(tensor, hint=hint)
         sha256 = content(source) if self.semantics.needs_hash else None
         words = prompt(source) if self.semantics.quotes_prompts else None
-        return Prepared(tensor, self.semantics.prepare(rgb, sha256, words))
+        return Prepared(tensor, self.semantics.prepare(rgb, sha256, words), hint)
 
     def _score_batch(self, batch: list[Pending], *, explain: bool) -> None:
         """Run the network on prepared images of one size.
@@ -261,7 +267,7 @@ class Scorer:
             if not np.isfinite(value):
                 item.error = f"the network gave no finite score ({value})"
                 continue
-            score = self._record(item.label, value=value)
+            score = self._record(item.label, value=value, hint=item.hint)
             item.score = dataclasses.replace(score, **reasons)
 
     def _judge(
@@ -283,7 +289,14 @@ class Scorer:
     def _result(self, item: Pending) -> Score:
         return item.score or self._record(item.label, error=item.error)
 
-    def _record(self, label: str, *, value: float | None = None, error: str | None = None) -> Score:
+    def _record(
+        self,
+        label: str,
+        *,
+        value: float | None = None,
+        error: str | None = None,
+        hint: str | None = None,
+    ) -> Score:
         percentile = None
         if value is not None and self._quantiles is not None:
             positions = np.linspace(0.0, 100.0, len(self._quantiles))
@@ -296,6 +309,7 @@ class Scorer:
             high=self.config.scale.high,
             model=self.name,
             error=error,
+            hint=hint,
         )
 
 

@@ -37,10 +37,12 @@ class Prepared(NamedTuple):
     Attributes:
         tensor: the prepared pixels, (3, H, W).
         semantics: what the source of semantic vectors keeps of it, if there is a source.
+        hint: what may mislead the score, if anything.
     """
 
     tensor: Tensor
     semantics: Any = None
+    hint: str | None = None
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Pending:
     future: Future[Prepared] | None = None
     tensor: Tensor | None = None
     semantics: Any = None
+    hint: str | None = None
     error: str | None = None
     score: Score | None = None
 
@@ -59,7 +62,7 @@ class Pending:
         if self.future is None:
             return
         try:
-            self.tensor, self.semantics = self.future.result()
+            self.tensor, self.semantics, self.hint = self.future.result()
         except ImageError as error:
             self.error = reason(error)
         except MemoryError:

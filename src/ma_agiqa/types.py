@@ -40,14 +40,16 @@ class Score:
         low, high: nominal ends of the scale; higher is better.
         model: name of the model, with `@revision` when it came from a pinned one.
         error: why there is no score; None when there is one.
+        hint: what may mislead the score, such as a picture that was enlarged; None where nothing
+            was noticed.
         contributions: what each expert adds, and the bias; they sum to `score`. This and the
             maps are None unless asked for.
-        contribution_map: what each place adds to the visual expert's contribution, shape
-            (h, w), float32; of `compact` it sums to `score`.
-        quality_map: local scores of `compact`, shape (h, w), float32, same scale; of windows
-            of 128 pixels that overlap by a half.
+        contribution_map: what each place adds to the contribution of the expert that sees
+            places, shape (h, w), float32.
+        quality_map: of `compact`, the score that the image would have if all of it looked like
+            this place, shape (h, w), float32; a place has 8 x 8 pixels.
         weight_map: how much each place of `compact` counted, shape (h, w), float32, sums to
-            one; times `quality_map` it is `contribution_map`.
+            one; the mean of `quality_map` under these weights is `score`.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Score:
     high: float
     model: str
     error: str | None = None
+    hint: str | None = None
     contributions: dict[str, float] | None = field(default=None, repr=False, compare=False)
     contribution_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     quality_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
@@ -72,4 +75,4 @@ class Score:
         return {key: getattr(self, key) for key in ROW_KEYS}
 
 
-ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error")
+ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error", "hint")

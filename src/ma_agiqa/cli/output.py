@@ -124,6 +124,8 @@ class TablePrinter:
                 image.append(f"\n{row['error']}", style="red")
                 table.add_row(image, "no score", "")
             else:
+                if row["hint"] is not None:
+                    image.append(f"\n{row['hint']}", style="yellow")
                 table.add_row(image, f"{row['score']:.2f}", _bar(row["percentile"]))
         self._rows = []
         console = Console()
