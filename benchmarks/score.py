@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import ma_agiqa
 from ma_agiqa.files import write_atomically
 from ma_agiqa.images import IMAGE_SUFFIXES, read_image
+from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.provenance import environment
-from ma_agiqa.transforms import prepare
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

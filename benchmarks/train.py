@@ -7,7 +7,7 @@ forward, loss, backward, clipping, optimiser, moving average) and of an epoch of
 that are decoded already; counted multiply-adds of a step, and the share of the machine's
 measured matmul peak that they come to. Weights and pictures are random.
 
-    compact    the shipped network by its recipe
+    compact    the default model by its recipe; pictures of 512 x 512
     paper      the paper's network at its real size by the recipe `paper`, and the same by the
                official schedule (`official_schedule.py`): forward, mean squared error, Adam
     tiny       the paper's network made tiny: what the loop itself costs
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,62 +30,56 @@ from head import multiply_adds as forward_multiply_adds
 from head import side_by_side, training_step
 from machine import circumstances, clock, keep, matmul_peak
 from official_schedule import OfficialSchedule
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ma_agiqa import transforms
 from ma_agiqa.config import Preprocess
-from ma_agiqa.experts.convolutional import ConvolutionalExpert
 from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.compact.model import CompactModel
 from ma_agiqa.training.allocator import keep_freed_memory
-from ma_agiqa.training.loop import Trainer
-from ma_agiqa.training.parts import Part
-from ma_agiqa.training.processes import Processes
+from ma_agiqa.training.data import TrainingImages, TrainingSet
+from ma_agiqa.training.loop import Distributed, Trainer
 from ma_agiqa.training.recipe import RECIPES, Recipe
+from ma_agiqa.types import RGB
 
 SEMANTIC_WIDTH = 4096
 TINY = {"patch_size": 56, "width": 16, "heads": 2, "taps": [0, 1], "stage_widths": [16, 8]}
 
 
-class CachedPictures:
-    """Random pictures where `TrainingImages` has decoded ones, kept on the device."""
+class RandomPictures(TrainingImages):
+    """Random pictures in place of decoded ones."""
 
-    def __init__(self, count: int, *, side: int, preprocess: Preprocess, device: torch.device):
-        g = torch.Generator().manual_seed(0)
-        shape = (count, 3, side, side)
-        self._pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g).to(device)
-        self._preprocess = preprocess
+    def __init__(self, count: int, *, side: int, preprocess: Preprocess, content_side: int | None):
+        super().__init__([], preprocess=preprocess, content_side=content_side)
+        self.paths = [Path(str(number)) for number in range(count)]
+        rng = np.random.default_rng(0)
+        self._pictures = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def normalise(self, unit: Tensor) -> Tensor:
-        return transforms.from_unit(unit, self._preprocess)
-
-    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[list[Tensor]]:
-        for batch in plan:
-            yield [self._pictures[i] for i in batch]
+    def __getitem__(self, position: int) -> RGB:
+        return self._pictures[position]
 
 
 def case(name: str) -> tuple[torch.nn.Module, Recipe, Preprocess, int]:
     """Return network, recipe, preprocessing and side of the pictures of a case."""
     torch.manual_seed(0)
-    if name == "convolutional":
+    if name == "compact":
         # AGIQA-3K's pictures have 512 pixels a side.
-        return ConvolutionalExpert(), RECIPES["convolutional"], Preprocess("native"), 512
+        return CompactModel(), RECIPES["compact"], Preprocess("native"), 512
     network = MAAGIQA(visual=TINY) if name == "tiny" else MAAGIQA()
     return network, RECIPES["paper"], Preprocess("paper"), 224
 
 
 def trainer_of(name: str, device: torch.device, *, precision: str, steps: int) -> Trainer:
     network, recipe, preprocess, side = case(name)
-    recipe = dataclasses.replace(recipe, epochs=10_000, finish=0)  # never the last epoch
+    recipe = dataclasses.replace(recipe, epochs=10_000)  # the schedule never ends
     count, rng = steps * recipe.batch_size, np.random.default_rng(0)
-    part = Part(
-        images=CachedPictures(count, side=side, preprocess=preprocess, device=device),  # type: ignore[arg-type]
+    part = TrainingSet(
+        images=RandomPictures(
+            count, side=side, preprocess=preprocess, content_side=network.content_side
+        ),
         scores=rng.uniform(0, 5, count),
-        second=rng.uniform(0, 5, count),
-        semantics=None if name == "convolutional" else torch.randn(count, 2, SEMANTIC_WIDTH).half(),
+        semantics=None if name == "compact" else torch.randn(count, 2, SEMANTIC_WIDTH).half(),
+        sets=np.zeros(count, dtype=np.int64),
+        names=("random",),
     )
     return Trainer(
         network,
@@ -94,19 +88,19 @@ def trainer_of(name: str, device: torch.device, *, precision: str, steps: int) -
         val=part,
         seed=0,
         precision=precision,
-        processes=Processes(device),
+        distributed=Distributed(str(device)),
     )
 
 
 def step_of(trainer: Trainer) -> Callable[[], object]:
     """Return one training step, on the same batch each time."""
     positions = list(range(trainer.recipe.batch_size))
-    (images,) = trainer.train.images.batches([positions])
+    plan = {"seed": (0, 0), "rows": trainer.rows, "distorted": trainer.recipe.distorted}
 
     def step() -> None:
-        rng = np.random.default_rng(0)
-        trainer.model.train()
-        trainer._step(trainer._batch(positions, images, 0, rng))
+        trainer.network.train()
+        ((_, views),) = trainer.train.batches([positions], trainer.recipe, **plan)
+        trainer._step(positions, views)
 
     return step
 
@@ -117,8 +111,9 @@ def multiply_adds(trainer: Trainer) -> float:
     torch counts them as they happen, but for the fused attention of a CPU; the paper's network
     is counted from its shapes, the backward pass as twice the forward pass.
     """
-    if isinstance(trainer.model, MAAGIQA):
-        forward = sum(forward_multiply_adds(trainer.model).values())
+    network = trainer.learner.network
+    if isinstance(network, MAAGIQA):
+        forward = sum(forward_multiply_adds(network).values())
         return 3 * forward * trainer.recipe.batch_size
     with FlopCounterMode(display=False) as counter:
         step_of(trainer)()
@@ -179,7 +174,7 @@ def official_step(trainer: Trainer, device: torch.device, precision: str) -> Cal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", choices=["convolutional", "paper", "tiny"])
+    parser.add_argument("--model", action="append", choices=["compact", "paper", "tiny"])
     parser.add_argument("--precision", action="append", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="steps of an epoch")
@@ -200,7 +195,7 @@ def main() -> None:
                 f"{name}, {precision}": measure(
                     name, device, precision=precision, repeats=options.repeats, steps=options.steps
                 )
-                for name in options.model or ["convolutional", "paper", "tiny"]
+                for name in options.model or ["compact", "paper", "tiny"]
                 for precision in options.precision or ["float32", "bfloat16"]
             },
         }

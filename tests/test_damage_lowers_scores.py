@@ -14,6 +14,7 @@ from torch import Tensor
 
 import ma_agiqa
 from conftest import REPOSITORY
+from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.images import read_image
 from ma_agiqa.models.preprocess import to_chw, to_unit
