@@ -4,9 +4,8 @@
 
 Counted are the weights, their gradients and Adam's two moments, in float32, and every
 tensor that the forward pass keeps for the backward pass, each storage once. What the
-allocator and the working memory of single operations add is not counted, nor, with
-checkpointing, the one block that is being recomputed. The bytes kept grow in proportion to
-the batch, so one image is run and its bytes are multiplied.
+allocator and the working memory of single operations add is not counted. The bytes kept grow in
+proportion to the batch, so one image is run and its bytes are multiplied.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from torch import Tensor
 from ma_agiqa.files import write_atomically
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.provenance import environment
-from ma_agiqa.training.optimisation import enable_checkpointing
 
 LIMIT_GB = 16.0
 STATES = 4  # weight, gradient and two moments of every parameter
@@ -55,20 +53,16 @@ def count(batch: int) -> dict[str, Any]:
     states = STATES * 4 * parameters / 1e9
     image = torch.rand(1, 3, 224, 224)
     rows = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            enable_checkpointing(model)
-        for half in (False, True):
-            activations = batch * kept_bytes(model, image, half=half) / 1e9
-            rows.append(
-                {
-                    "precision": "bfloat16" if half else "float32",
-                    "checkpointing": checkpointing,
-                    "kept_for_backward_gb": round(activations, 2),
-                    "total_gb": round(states + activations, 2),
-                    "fits": states + activations < LIMIT_GB,
-                }
-            )
+    for half in (False, True):
+        activations = batch * kept_bytes(model, image, half=half) / 1e9
+        rows.append(
+            {
+                "precision": "bfloat16" if half else "float32",
+                "kept_for_backward_gb": round(activations, 2),
+                "total_gb": round(states + activations, 2),
+                "fits": states + activations < LIMIT_GB,
+            }
+        )
     return {"parameters": parameters, "states_gb": round(states, 2), "batch": batch, "rows": rows}
 
 

@@ -15,8 +15,8 @@ from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainS
 from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, ModelError, UsageError
 
 A = DATA.format(name="a")
-BARE = TRAIN[: TRAIN.index("settings")]
-"""The training without arguments that only a convolutional network has."""
+BARE = TRAIN[: TRAIN.index("backbone")]
+"""The training without arguments that only `compact` has."""
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
         ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
         ([A, PROBE.replace('"probe"\nstore', '["probe"]\nstore')], r"no kind \['probe'\]"),
         ([A, PROBE, "layer = 3\n"], "model 'probe': unknown 'layer'"),
-        ([A, TRAIN.replace('"convolutional"', '"compakt"')], "nothing named 'compakt' to train"),
+        ([A, TRAIN.replace('"compact"', '"compakt"')], "nothing named 'compakt' to train"),
         ([A, TRAIN, 'recipe = "papper"\n'], "no recipe named 'papper'"),
         ([A, TRAIN.replace("epochs=1", "epoch=1")], "the recipe has no 'epoch'"),
         ([A, TRAIN, 'splits = ["random-2"]\n'], "no data has the split 'random-2'.*random-0"),
@@ -141,15 +141,15 @@ def test_a_grid_that_is_not_there_is_named(tmp_path: Path) -> None:
         ([A, PROBE, 'vectors = ["hands"]\n'], UsageError, "no vectors named 'hands'"),
         ([A, PEER.replace("peer.csv", "pear.csv")], DataError, "no such file"),
         ([A, PEER, 'data = "c"\n'], UsageError, "no data 'c'"),
-        ([A, BARE.replace('"convolutional"', '"paper"')], UsageError, "name its store"),
+        ([A, BARE.replace('"compact"', '"paper"')], UsageError, "name its store"),
         (
             [A, '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compakt"\n'],
             UsageError,
             "no model named 'compakt'",
         ),
-        ([A, TRAIN.replace('"widths=', '"width=')], ModelError, "no argument 'width'.*mean widths"),
+        ([A, TRAIN.replace('"width_f', '"widht_f')], ModelError, "no argument .*mean width_factor"),
         (
-            [A, BARE.replace('"convolutional"', '"visual"'), 'network = ["visual.window=5"]\n'],
+            [A, BARE.replace('"compact"', '"visual"'), 'network = ["visual.window=5"]\n'],
             ModelError,
             "a grid of 28 does not divide into windows of 5",
         ),
@@ -164,7 +164,7 @@ def test_what_is_not_there_is_found_before_any_work(
 
 def test_other_weights_in_a_backbone_file_are_another_cell(desk: Path) -> None:
     file = desk / "vit.safetensors"
-    training = BARE.replace('"convolutional"', '"visual"')
+    training = BARE.replace('"compact"', '"visual"')
     keys = set()
     for content in (b"one", b"one", b"two"):
         file.write_bytes(content)

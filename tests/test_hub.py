@@ -77,16 +77,16 @@ def test_a_network_built_by_hand_says_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_another_network_is_refused(tmp_path: Path) -> None:
-    network = {"widths": [4, 8, 8, 12], "depths": [1, 1, 1]}
+    network = {"width_factor": 0.25}
     config = ModelConfig(
         name="small",
-        architecture="convolutional",
+        architecture="compact",
         network=network,
         preprocess=Preprocess(kind="native"),
         scale=Scale(0.0, 5.0),
     )
     checkpoints.save(tmp_path / "small", checkpoints.build(config), config, card="")
-    with pytest.raises(ModelError, match="holds a ConvolutionalExpert, expected MAAGIQA"):
+    with pytest.raises(ModelError, match="holds a CompactModel, expected MAAGIQA"):
         MAAGIQA.from_pretrained(tmp_path / "small")
 
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SHORT = ["--set", "copies=0", "--set", "alike=1", "--set", "steps=2", "--set", "rank=16"]
+SHORT = ["--set", "epochs=1", "--set", "crop=64", "--set", "distorted=0"]
 
 
 def blocks(language: str) -> list[str]:

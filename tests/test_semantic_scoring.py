@@ -214,7 +214,9 @@ def test_one_source_is_asked_for(model: Path, lmm: Path, store: Path, tmp_path: 
         load(model, device="cpu")
     with pytest.raises(UsageError, match="given --store and --lmm"):
         load(model, device="cpu", lmm=lmm, store=store)
-    config = ModelConfig("plain", "convolutional", {}, Preprocess("native"), Scale(0.0, 5.0))
+    config = ModelConfig(
+        "plain", "compact", {"width_factor": 0.25}, Preprocess("native"), Scale(0.0, 5.0)
+    )
     checkpoints.save(tmp_path / "plain", checkpoints.build(config), config, card="for a test")
     with pytest.raises(UsageError, match="plain takes no semantic features: leave out --store"):
         load(tmp_path / "plain", device="cpu", store=store)

@@ -36,10 +36,11 @@ class ModelPreset:
 
 MODELS: dict[str, ModelPreset] = {
     "compact": ModelPreset(
-        summary="texture, visual words and kernel regressions, at an image's own resolution",
+        summary="MA-AGIQA in small: a distortion and a content expert on EfficientNet-Lite0, gated",
         needs="nothing: ships with the package",
         licence="Apache-2.0",
-        source="fitted by this project on AGIQA-3K (paper split, train), from no other weights",
+        source="trained by this project on AGIQA-3K (paper split, train) and LIVE In the Wild, from "
+        "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)",
         directory=ASSETS / "compact",
     ),
     "paper": ModelPreset(
