@@ -61,7 +61,7 @@ def sections(
             for name in ("renderings", "photographs")
         )
         damaged = (
-            "\nDamaged by other code than training's, mean rank correlation of score and strength:\n"
+            "\nDamaged by other code than training's, mean rank correlation of score and damage:\n"
             f"{each}.\n"
         )
     within = "".join(

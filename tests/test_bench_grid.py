@@ -90,7 +90,7 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
     (desk / "vit.safetensors").touch()
     model = '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compact"\nlmm = "lmm"\n'
     start = 'backbone = "vit.safetensors"\n'
-    directory, trained = read_grid(bench_desk.grid(desk, A, model, TRAIN, start)).models
+    directory, trained = read_grid(bench_desk.grid(desk, A, model, BARE, start)).models
     assert isinstance(directory, DirectorySpec)
     assert isinstance(trained, TrainSpec)
     assert (directory.model, directory.lmm) == ("compact", str(desk / "lmm"))

@@ -39,8 +39,8 @@ MODELS: dict[str, ModelPreset] = {
         summary="MA-AGIQA in small: a distortion and a content expert on EfficientNet-Lite0, gated",
         needs="nothing: ships with the package",
         licence="Apache-2.0",
-        source="trained by this project on AGIQA-3K (paper split, train) and LIVE In the Wild, from "
-        "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)",
+        source="trained by this project on AGIQA-3K (paper split, train) and LIVE In the Wild, "
+        "from ImageNet weights of EfficientNet-Lite0 (Apache-2.0)",
         directory=ASSETS / "compact",
     ),
     "paper": ModelPreset(
