@@ -21,7 +21,7 @@ from machine import circumstances, keep, matmul_peak, seconds, timed
 from official_schedule import OfficialSchedule
 from torch import Tensor
 
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.paper.model import MAAGIQA
 
 SEMANTIC_WIDTH = 4096
 

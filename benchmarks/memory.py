@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.files import write_atomically
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.provenance import environment
 
 LIMIT_GB = 16.0

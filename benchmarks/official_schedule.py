@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.experts.attention import ChannelAttention
-from ma_agiqa.experts.swin import WindowAttention, WindowedStage, WindowLayer
-from ma_agiqa.experts.visual import AttentionStage
-from ma_agiqa.model import MAAGIQA, Assessment
+from ma_agiqa.models.paper.model import MAAGIQA, Assessment
+from ma_agiqa.models.paper.swin import WindowAttention, WindowedStage, WindowLayer
+from ma_agiqa.models.paper.visual import AttentionStage, ChannelAttention
 
 
 class OfficialSchedule(nn.Module):

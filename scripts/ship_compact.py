@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa import checkpoints
+from ma_agiqa.models import checkpoint
 from ma_agiqa.presets import MODELS
 
 FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path, action="append", default=[])
     parser.add_argument("--damage", type=Path)
     options = parser.parse_args()
-    model, config = checkpoints.load(options.run / "model")
-    written = (options.run / "model" / checkpoints.CARD).read_text(encoding="utf-8")
+    model, config = checkpoint.load(options.run / "model")
+    written = (options.run / "model" / checkpoint.CARD).read_text(encoding="utf-8")
     lines = (options.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     hours = sum(json.loads(line)["seconds"] for line in lines) / 3600
     trained = config.trained_on
@@ -42,7 +42,7 @@ def main() -> None:
     directory = MODELS["compact"].directory
     assert directory is not None
     card = written.split("```", 1)[0] + text
-    checkpoints.save(directory, model.half(), config, card=card)
+    checkpoint.save(directory, model.half(), config, card=card)
     print(directory)
 
 

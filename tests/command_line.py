@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from typer.testing import CliRunner, Result
 
-from ma_agiqa import checkpoints
 from ma_agiqa.cli import app
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.models import checkpoint
 from ma_agiqa.types import Scale
 
 MAIN = [sys.executable, "-c", "from ma_agiqa.cli import main; main()"]
@@ -27,7 +27,7 @@ def save_model(directory: Path, *, seed: int) -> Path:
         trained_on=TrainedOn("made-up", "quality", "paper", 2, (0.0, 2.5, 5.0)),
     )
     torch.manual_seed(seed)
-    checkpoints.save(directory, checkpoints.build(config), config, card="for a test")
+    checkpoint.save(directory, checkpoint.build(config), config, card="for a test")
     return directory
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import reference
-from ma_agiqa.convert import official_name
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.paper.convert import official_name
+from ma_agiqa.models.paper.model import MAAGIQA
 
 WEIGHT_SEED, INPUT_SEED = 0, 7
 

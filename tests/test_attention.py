@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ma_agiqa.experts.attention import ChannelAttention, transpose_and_reshape
-from ma_agiqa.experts.swin import drop_path, relative_position_index, shift_mask, window_order
+from ma_agiqa.models.paper.swin import drop_path, relative_position_index, shift_mask, window_order
+from ma_agiqa.models.paper.visual import ChannelAttention, transpose_and_reshape
 
 
 def test_transpose_and_reshape_is_not_a_transpose_back() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ma_agiqa import checkpoints, presets
+from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
+from ma_agiqa.models import checkpoint
 from ma_agiqa.types import Scale
 
 SMALL = {"width_factor": 0.25, "content_side": 64}
@@ -30,15 +31,15 @@ def small_config() -> ModelConfig:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     config = small_config()
-    checkpoints.save(tmp_path / "tiny", checkpoints.build(config), config, card="# tiny\n")
+    checkpoint.save(tmp_path / "tiny", checkpoint.build(config), config, card="# tiny\n")
     return tmp_path / "tiny"
 
 
 def test_a_saved_model_comes_back_the_same(tmp_path: Path) -> None:
     config = small_config()
-    model = checkpoints.build(config).eval()
-    checkpoints.save(tmp_path / "tiny", model, config, card="# tiny\n")
-    loaded, loaded_config = checkpoints.load(tmp_path / "tiny")
+    model = checkpoint.build(config).eval()
+    checkpoint.save(tmp_path / "tiny", model, config, card="# tiny\n")
+    loaded, loaded_config = checkpoint.load(tmp_path / "tiny")
     images = torch.rand(1, 3, 64, 64)
     assert loaded_config == config
     assert torch.equal(loaded(images).score, model(images).score)
@@ -48,36 +49,36 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path) -> None:
 
 def test_saving_again_replaces_a_model_but_nothing_else(directory: Path) -> None:
     config = small_config()
-    before = checkpoints.fingerprint(directory)
-    checkpoints.save(directory, checkpoints.build(config), config, card="")
-    assert checkpoints.fingerprint(directory) != before
+    before = checkpoint.fingerprint(directory)
+    checkpoint.save(directory, checkpoint.build(config), config, card="")
+    assert checkpoint.fingerprint(directory) != before
     foreign = directory.parent / "photos"
     foreign.mkdir()
     (foreign / "holiday.txt").write_text("mine")
     with pytest.raises(OutputError, match="not a model directory"):
-        checkpoints.save(foreign, checkpoints.build(config), config, card="")
+        checkpoint.save(foreign, checkpoint.build(config), config, card="")
     assert (foreign / "holiday.txt").read_text() == "mine"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a model directory"):
-        checkpoints.load(tmp_path)
+        checkpoint.load(tmp_path)
     with pytest.raises(ModelError, match="no such model directory"):
-        checkpoints.load(tmp_path / "absent")
+        checkpoint.load(tmp_path / "absent")
 
 
 def test_damaged_weights_are_refused(directory: Path) -> None:
-    path = directory / checkpoints.WEIGHTS
+    path = directory / checkpoint.WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="damaged weights"):
-        checkpoints.load(directory)
+        checkpoint.load(directory)
     path.unlink()
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
-        checkpoints.load(directory)
+        checkpoint.load(directory)
 
 
 def change(directory: Path, **changes: object) -> None:
-    path = directory / checkpoints.CONFIG
+    path = directory / checkpoint.CONFIG
     data = json.loads(path.read_text()) | changes
     path.write_text(json.dumps(data))
 
@@ -99,21 +100,21 @@ def test_a_configuration_that_does_not_fit_is_refused(
 ) -> None:
     change(directory, **changes)
     with pytest.raises(ModelError, match=reason) as caught:
-        checkpoints.load(directory)
+        checkpoint.load(directory)
     assert str(directory) in str(caught.value)
 
 
 def test_a_configuration_that_is_not_json_is_refused(directory: Path) -> None:
-    (directory / checkpoints.CONFIG).write_text("{not json")
+    (directory / checkpoint.CONFIG).write_text("{not json")
     with pytest.raises(ModelError, match=r"config\.json"):
-        checkpoints.load(directory)
+        checkpoint.load(directory)
 
 
 def test_an_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = small_config()
     with pytest.raises(OutputError):
-        checkpoints.save(tmp_path / "file" / "model", checkpoints.build(config), config, card="")
+        checkpoint.save(tmp_path / "file" / "model", checkpoint.build(config), config, card="")
 
 
 def test_unknown_model_names_list_close_ones() -> None:

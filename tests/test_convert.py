@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa import checkpoints
 from ma_agiqa.cli.convert import convert as convert_command
-from ma_agiqa.convert import (
+from ma_agiqa.errors import ModelError, UsageError
+from ma_agiqa.models import checkpoint
+from ma_agiqa.models.paper.convert import (
     convert,
     convert_file,
     from_official,
@@ -24,8 +25,7 @@ from ma_agiqa.convert import (
     read_checkpoint,
     why_dead,
 )
-from ma_agiqa.errors import ModelError, UsageError
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.types import Scale
 from official_network import TINY, tiny_inputs, tiny_model
 
@@ -219,7 +219,7 @@ def test_model_directory_scores_like_the_checkpoint(
     convert_file(
         tmp_path / "official.pt", tmp_path / "model", name="tiny", scale=scale, network=TINY
     )
-    model, config = checkpoints.load(tmp_path / "model")
+    model, config = checkpoint.load(tmp_path / "model")
     assert torch.equal(scores(model), scores(tiny_model()))  # type: ignore[arg-type]
     assert config.preprocess.kind == "paper"
     assert config.scale == scale

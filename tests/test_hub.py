@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import ModelError, UsageError
+from ma_agiqa.models import checkpoint
 from ma_agiqa.types import Scale
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models.paper.model import MAAGIQA
 from official_network import TINY, tiny_inputs, tiny_model
 
 
@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
         preprocess=Preprocess(kind="paper"),
         scale=Scale(0.0, 5.0),
     )
-    checkpoints.save(tmp_path / "tiny", tiny_model(), config, card="# A card\n")
+    checkpoint.save(tmp_path / "tiny", tiny_model(), config, card="# A card\n")
     return tmp_path / "tiny"
 
 
@@ -85,7 +85,7 @@ def test_a_directory_of_another_network_is_refused(tmp_path: Path) -> None:
         preprocess=Preprocess(kind="native"),
         scale=Scale(0.0, 5.0),
     )
-    checkpoints.save(tmp_path / "small", checkpoints.build(config), config, card="")
+    checkpoint.save(tmp_path / "small", checkpoint.build(config), config, card="")
     with pytest.raises(ModelError, match="holds a CompactModel, expected MAAGIQA"):
         MAAGIQA.from_pretrained(tmp_path / "small")
 

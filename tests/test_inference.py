@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa import checkpoints
 from ma_agiqa.config import TrainedOn
 from ma_agiqa.inference import Scorer, load
+from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import Prediction
 from tiny_scorer import (
     TINY_COMPACT,
@@ -49,7 +49,7 @@ def test_real_images_score_the_same_alone_and_in_batches(agiqa_3k: Path) -> None
     generators = sorted((agiqa_3k / "images").iterdir())[::373]
     config = make_config(network=TINY_COMPACT)
     torch.manual_seed(0)
-    network = checkpoints.build(config)
+    network = checkpoint.build(config)
     alone = Scorer(network, config, device="cpu", batch_size=1, workers=1)
     together = Scorer(network, config, device="cpu", batch_size=3, workers=2)
     expected = values(alone, generators)
@@ -185,8 +185,8 @@ def test_results_carry_scale_model_and_revision() -> None:
 
 def test_load_reads_a_model_directory(tmp_path: Path) -> None:
     config = make_config(network=TINY_COMPACT)
-    network = checkpoints.build(config)
-    checkpoints.save(tmp_path / "model", network, config, card="for a test")
+    network = checkpoint.build(config)
+    checkpoint.save(tmp_path / "model", network, config, card="for a test")
     scorer = load(tmp_path / "model", device="cpu")
     expected = Scorer(network, config, device="cpu")(noise(3)).score
     # Loading may bring the network into a faster form, equal up to rounding.

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa import checkpoints, load
+from ma_agiqa import load
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, MissingExtraError, UsageError
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models import checkpoint
 from ma_agiqa.models.mixture import GatedMixture
+from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.types import Scale
@@ -298,7 +299,7 @@ def test_visual_only_network_scores_pictures_through_the_scorer(tmp_path: Path) 
         preprocess=Preprocess(kind="paper"),
         scale=Scale(low=0, high=5),
     )
-    checkpoints.save(tmp_path / "model", model, config, card="tiny")
+    checkpoint.save(tmp_path / "model", model, config, card="tiny")
     rgb = np.random.default_rng(0).integers(0, 256, (100, 180, 3), dtype=np.uint8)
     expected = score(model, prepare(rgb, config.preprocess)[None]).score.item()
     explained = load(tmp_path / "model", device="cpu")(rgb, explain=True)

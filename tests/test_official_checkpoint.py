@@ -16,9 +16,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import official_network
-from ma_agiqa.checkpoints import load
 from ma_agiqa.cli import app
 from ma_agiqa.images import read_image
+from ma_agiqa.models.checkpoint import load
 from ma_agiqa.models.preprocess import prepare
 
 for _module in ("timm", "cv2"):

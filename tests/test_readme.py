@@ -92,7 +92,7 @@ def test_the_python_lines_run() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "is the score" in done.stdout
+    assert "sum to the score" in done.stdout
     assert "no such file" in done.stdout
 
 

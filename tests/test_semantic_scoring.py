@@ -12,11 +12,11 @@ from PIL import Image
 
 import tiny_paper
 from command_line import run
-from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, ModelError, OutputError, UsageError
 from ma_agiqa.inference import Scorer, load
 from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, to_record
+from ma_agiqa.models import checkpoint
 from ma_agiqa.types import Scale
 from support import owl_checkpoint
 
@@ -63,11 +63,11 @@ def save_model(
         encoder=dict(open_encoder(lmm, device="cpu", dtype=dtype).identity),
     )
     torch.manual_seed(0)
-    network = checkpoints.build(config)
+    network = checkpoint.build(config)
     with torch.no_grad():  # fresh weights barely look at the semantics
         for parameter in network.semantic_projections.parameters():
             parameter.mul_(10)
-    checkpoints.save(directory, network, config, card="for a test")
+    checkpoint.save(directory, network, config, card="for a test")
     return directory
 
 
@@ -217,7 +217,7 @@ def test_one_source_is_asked_for(model: Path, lmm: Path, store: Path, tmp_path: 
     config = ModelConfig(
         "plain", "compact", {"width_factor": 0.25}, Preprocess("native"), Scale(0.0, 5.0)
     )
-    checkpoints.save(tmp_path / "plain", checkpoints.build(config), config, card="for a test")
+    checkpoint.save(tmp_path / "plain", checkpoint.build(config), config, card="for a test")
     with pytest.raises(UsageError, match="plain takes no semantic features: leave out --store"):
         load(tmp_path / "plain", device="cpu", store=store)
 

@@ -12,10 +12,10 @@ from typer.testing import Result
 
 import tiny_paper
 from command_line import run
-from ma_agiqa import checkpoints
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.inference import load
 from ma_agiqa.lmm.encoder import OFFICIAL, to_record
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.starts import with_arguments
 from support import owl_checkpoint
 
@@ -52,7 +52,7 @@ def train(desk: Path, out: Path, *words: object, store: Path | None = None) -> R
 def test_a_trained_model_knows_its_questions_and_its_encoder(desk: Path, tmp_path: Path) -> None:
     done = train(desk, tmp_path / "run", "--network", "gate=softmax")
     assert done.exit_code == 0, done.stderr
-    config = checkpoints.read_config(tmp_path / "run/model")
+    config = checkpoint.read_config(tmp_path / "run/model")
     header = FeatureStore.open(desk / "store").header
     assert config.questions == to_record(OFFICIAL)
     assert config.encoder == header.encoder

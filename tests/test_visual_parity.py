@@ -22,10 +22,10 @@ from torch import Tensor
 
 import official_network
 import reference
-from ma_agiqa import checkpoints
 from ma_agiqa.cli.convert import convert as convert_command
-from ma_agiqa.convert import convert, official_name
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models import checkpoint
+from ma_agiqa.models.paper.convert import convert, official_name
+from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
@@ -185,7 +185,7 @@ def scored(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
         official_network.official_state(fixtures, gains=gains, dead=True), folder / "official.pt"
     )
     convert_command(folder / "official.pt", folder / "model")
-    model, config = checkpoints.load(folder / "model")
+    model, config = checkpoint.load(folder / "model")
     shutil.rmtree(folder)  # a gigabyte
     assert isinstance(model, MAAGIQA)
     assert config.preprocess.kind == "paper"

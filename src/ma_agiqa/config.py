@@ -58,7 +58,7 @@ class ModelConfig:
 
     Attributes:
         name: what results call the model.
-        architecture: name in the table of `checkpoints.py`.
+        architecture: name in the table of `models/checkpoint.py`.
         network: keyword arguments of that architecture's constructor.
         questions: name -> text and fingerprint of each question whose vectors the model
             takes, in order; empty for a model without semantics.

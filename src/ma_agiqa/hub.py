@@ -1,7 +1,7 @@
 """Model directories on the Hugging Face Hub, through the hub library's own mixin.
 
 Adds `from_pretrained`, `save_pretrained` and `push_to_hub` to a network. What goes up and
-comes down is a model directory as `checkpoints.py` writes and reads it: safetensors, our
+comes down is a model directory as `models/checkpoint.py` writes and reads it: safetensors, our
 `config.json`, the model card. `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` are the hub
 library's business and work as everywhere.
 """
@@ -13,9 +13,10 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin
 
-from ma_agiqa import checkpoints, presets
+from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ModelError
+from ma_agiqa.models import checkpoint
 
 
 class HubModel(ModelHubMixin):
@@ -35,9 +36,9 @@ class HubModel(ModelHubMixin):
             raise ModelError(
                 "this network has no configuration to save with its weights",
                 path=save_directory,
-                remedy="set `model.description`, or write it with `checkpoints.save`",
+                remedy="set `model.description`, or write it with `checkpoint.save`",
             )
-        checkpoints.save(save_directory, self, self.description, card=self.card)  # type: ignore[arg-type]
+        checkpoint.save(save_directory, self, self.description, card=self.card)  # type: ignore[arg-type]
 
     @classmethod
     def _from_pretrained(
@@ -59,12 +60,12 @@ class HubModel(ModelHubMixin):
             local_files_only=local_files_only,
             token=token,
         )
-        model, config = checkpoints.load(directory)
+        model, config = checkpoint.load(directory)
         if not isinstance(model, cls):
             raise ModelError(
                 f"holds a {type(model).__name__}, expected {cls.__name__}", path=model_id
             )
         model.description = config
-        card = directory / checkpoints.CARD
+        card = directory / checkpoint.CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
         return model

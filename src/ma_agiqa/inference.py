@@ -5,7 +5,7 @@ are decoded in threads beside the network, batched by size from a bounded window
 scores leave in input order. A bad image becomes a row with an error, never a made-up score.
 
 What this file does not do: decide what an image or a model is (`images.py`,
-`checkpoints.py`), show progress, or write results (`cli`).
+`models/checkpoint.py`), show progress, or write results (`cli`).
 
 Shapes: B images of one batch, H, W prepared height and width, h, w rows and columns of a map.
 """
@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ma_agiqa import checkpoints, devices, images, presets
+from ma_agiqa import devices, images, presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.sources import SemanticSource, open_source
 from ma_agiqa.lanes import Lanes
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
+from ma_agiqa.models import checkpoint
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.models.prediction import explanations
 from ma_agiqa.types import RGB, Score
@@ -75,13 +76,13 @@ def load(
     """
     directory = presets.find(os.fspath(model), revision=revision)
     semantics = open_source(
-        checkpoints.read_config(directory),
+        checkpoint.read_config(directory),
         store=None if store is None else os.fspath(store),
         lmm=None if lmm is None else os.fspath(lmm),
         device=device,
         dtype=dtype,
     )
-    network, config = checkpoints.load(directory)
+    network, config = checkpoint.load(directory)
     return Scorer(
         # Convolutions of this memory layout run faster on a CPU.
         network.to(memory_format=torch.channels_last),

@@ -1,6 +1,6 @@
 """The models that have a name: a literal table, and how a name becomes a directory.
 
-What this file does not do: read weights (`checkpoints.py`) or know what a name's network
+What this file does not do: read weights (`models/checkpoint.py`) or know what a name's network
 looks like; that stands in the directory's own `config.json`.
 """
 

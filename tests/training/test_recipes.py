@@ -95,7 +95,7 @@ def test_backbone_weights_come_from_a_file_or_are_refused(tmp_path: Path) -> Non
 
 
 def test_every_start_names_an_architecture_and_a_recipe_that_exist() -> None:
-    from ma_agiqa.checkpoints import ARCHITECTURES
+    from ma_agiqa.models.checkpoint import ARCHITECTURES
 
     for name, start in STARTS.items():
         assert start.architecture in ARCHITECTURES, name

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import scored_pictures
-from ma_agiqa import checkpoints
 from ma_agiqa.errors import DataError, ModelError, UsageError
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
 
@@ -63,7 +63,7 @@ def request(table: Path, out: Path, **changes: Any) -> TrainRequest:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.load(out / "model")[0].state_dict()
+    return checkpoint.load(out / "model")[0].state_dict()
 
 
 def test_a_run_repeats_and_a_killed_run_resumes_to_the_same_weights(
@@ -118,7 +118,7 @@ def test_the_run_folder_tells_what_happened(table: Path, tmp_path: Path) -> None
     directory = train(request(table, tmp_path / "run"), observer=Watcher())
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    _, config = checkpoints.load(directory)
+    _, config = checkpoint.load(directory)
     trained = config.trained_on
     assert trained is not None
     assert (trained.dataset, trained.target, trained.split) == ("scores", "score", "random-0")

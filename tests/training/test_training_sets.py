@@ -14,10 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 import scored_pictures
-from ma_agiqa import checkpoints
 from ma_agiqa.cli import app
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.recipe import RECIPES, Recipe
 from ma_agiqa.training.request import Source
 from ma_agiqa.training.run import Silence, TrainRequest, train
@@ -71,7 +71,7 @@ def test_one_model_ranks_both_sets_and_knows_the_way_to_the_other_scale(
     assert line["srcc/one"] > 0.8
     assert line["srcc/wide"] > 0.8
     assert line["srcc"] == pytest.approx((line["srcc/one"] + line["srcc/wide"]) / 2)
-    _, config = checkpoints.load(tmp_path / "run" / "model")
+    _, config = checkpoint.load(tmp_path / "run" / "model")
     assert config.scale.high < 6, "the first set's scale"
     first, second = config.training["data_sets"]
     assert (first["name"], second["name"]) == ("one", "wide")
@@ -139,7 +139,7 @@ def test_real_pictures_of_two_scales_are_ranked_by_one_model(
     # Without knowledge the mean of two correlations of 18 images would scatter by 0.17 around 0.
     assert line["srcc"] > 0.4
     assert line["plcc_raw"] > 0.6
-    _, config = checkpoints.load(tmp_path / "run" / "model")
+    _, config = checkpoint.load(tmp_path / "run" / "model")
     own, other = (one["from_score"] for one in config.training["data_sets"])
     # 20 within the error of two slopes fitted through 18 noisy points each.
     assert 10 < other["slope"] / own["slope"] < 40
@@ -151,7 +151,7 @@ def test_images_that_two_sets_share_are_counted(tables: tuple[Path, Path], tmp_p
     again = one.with_name("again.csv")
     again.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     fit((one, again), tmp_path / "run", Recipe(epochs=1, batch_size=8, crop=32))
-    _, config = checkpoints.load(tmp_path / "run" / "model")
+    _, config = checkpoint.load(tmp_path / "run" / "model")
     assert config.training["seen_twice"] > 0
     assert "too good" in (tmp_path / "run/model/README.md").read_text()
 

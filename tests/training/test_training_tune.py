@@ -14,7 +14,6 @@ import torch
 import scored_pictures
 import tiny_paper
 from command_line import save_model
-from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
@@ -22,6 +21,7 @@ from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.header import Header
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import Question, to_record
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training import datasets
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.request import Source
@@ -57,15 +57,15 @@ def tune(table: Path, out: Path, model: Path, **changes: Any) -> ModelConfig:
         "precision": "float32",
     }
     train(TrainRequest(**(settings | changes)), observer=Silence())
-    return checkpoints.read_config(out / "model")
+    return checkpoint.read_config(out / "model")
 
 
 def test_tuning_starts_from_the_weights_and_keeps_network_preprocessing_and_scale(
     table: Path, model: Path, tmp_path: Path
 ) -> None:
     config = tune(table, tmp_path / "run", model)
-    before, start = checkpoints.load(model)
-    after, _ = checkpoints.load(tmp_path / "run" / "model")
+    before, start = checkpoint.load(model)
+    after, _ = checkpoint.load(tmp_path / "run" / "model")
     for name, value in before.named_parameters():
         # A bias of zero moves by the step itself, 1e-30.
         torch.testing.assert_close(after.get_parameter(name), value, rtol=0, atol=1e-28)
@@ -79,7 +79,7 @@ def test_scores_of_the_new_set_are_learned_on_the_scale_of_the_model(
 ) -> None:
     config = tune(table, tmp_path / "run", model)
     record = config.training["started_from"]
-    assert record["fingerprint"] == checkpoints.fingerprint(model)
+    assert record["fingerprint"] == checkpoint.fingerprint(model)
     assert record["trained_on"] == "made-up, paper"
     trained = config.trained_on
     assert trained is not None
@@ -169,7 +169,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("models") / "reader"
-    checkpoints.save(directory, checkpoints.build(config), config, card="for a test")
+    checkpoint.save(directory, checkpoint.build(config), config, card="for a test")
     return directory
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa import checkpoints, images, inference, presets
+from ma_agiqa import images, inference, presets
 from ma_agiqa.bench import peers, stores
 from ma_agiqa.bench.cells import Cell, Judgement, judgement
 from ma_agiqa.bench.material import Material
@@ -30,6 +30,7 @@ from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.evaluation.scores import evaluate_scores, scores_of, with_direction
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import write_atomically
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.request import Observer, Source, TrainRequest
 from ma_agiqa.training.run import train
 
@@ -73,7 +74,7 @@ def _directory(cell: Cell, bench: Bench) -> Outcome:
 
     scores = _once(cell, bench, score)
     report = _report(cell.data, cell.split, scores, cell, bench)
-    config = checkpoints.read_config(presets.find(spec.model, revision=spec.revision))
+    config = checkpoint.read_config(presets.find(spec.model, revision=spec.revision))
     seen = protocol.seen_in_training(
         config, cell.data.samples, cell.data.judged(cell.split), cell.data.spec.root
     )

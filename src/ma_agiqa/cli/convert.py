@@ -16,8 +16,8 @@ def convert(
     high: Annotated[float, typer.Option(help="High end of that scale.")] = 5.0,
 ) -> None:
     """Turn an official checkpoint into a model directory; every tensor is accounted for."""
-    from ma_agiqa.convert import convert_file
     from ma_agiqa.errors import UsageError
+    from ma_agiqa.models.paper.convert import convert_file
     from ma_agiqa.types import Scale
 
     if not low < high:

@@ -94,9 +94,10 @@ def score(
     items = inputs.expand(words, column=column, root=root)
     items = chain([next(items)], items)  # "no images" is said before a model is loaded
 
-    from ma_agiqa import checkpoints, presets
+    from ma_agiqa import presets
     from ma_agiqa.cli.results import Results
     from ma_agiqa.inference import load
+    from ma_agiqa.models import checkpoint
 
     scorer = load(
         model,
@@ -111,7 +112,7 @@ def score(
     _check_prompt(scorer, prompt)
     fingerprint = ""
     if to is not None:
-        fingerprint = checkpoints.fingerprint(presets.find(model, revision=revision))
+        fingerprint = checkpoint.fingerprint(presets.find(model, revision=revision))
         if scorer.semantics is not None:
             fingerprint += f"+{scorer.semantics.fingerprint}"
             fingerprint += "" if prompt is None else f"+{prompt}"

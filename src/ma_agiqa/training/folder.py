@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ma_agiqa import checkpoints
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.lmm.encoder import to_record
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.starts import Start
 
@@ -135,7 +135,7 @@ class Run:
         if request.also:
             settings["also"] = [[one.data, one.split] for one in request.also]
         if self.start.directory is not None:
-            settings["started_from"] = checkpoints.fingerprint(self.start.directory)
+            settings["started_from"] = checkpoint.fingerprint(self.start.directory)
         if self.store is not None:
             settings["encoder"] = self.store.header.fingerprint
             settings["questions"] = to_record(self.store.header.questions)

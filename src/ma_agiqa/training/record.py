@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa import checkpoints
+from ma_agiqa.models import checkpoint
 from ma_agiqa.training.datasets import DataSet, seen_in_training
 from ma_agiqa.training.scales import LinearMap, fitted
 from ma_agiqa.training.starts import Start
@@ -38,7 +38,7 @@ def training_record(
         trained = start.config.trained_on
         record["started_from"] = {
             "name": start.config.name,
-            "fingerprint": checkpoints.fingerprint(start.directory),
+            "fingerprint": checkpoint.fingerprint(start.directory),
             "trained_on": None if trained is None else f"{trained.dataset}, {trained.split}",
             "scores": _written(sets[0].to_model),
         }

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ma_agiqa import checkpoints
 from ma_agiqa.config import ModelConfig, TrainedOn
 from ma_agiqa.errors import UsageError
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import to_record
+from ma_agiqa.models import checkpoint
 from ma_agiqa.provenance import environment
 from ma_agiqa.training.card import training_card
 from ma_agiqa.training.datasets import DataSet, load_sets, training_part
@@ -129,7 +129,7 @@ def _save(
     config = dataclasses.replace(config, training=record)
     backbone = run.request.backbone if run.start.backbone else None
     card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
-    checkpoints.save(run.model, trainer.kept, config, card=card)
+    checkpoint.save(run.model, trainer.kept, config, card=card)
 
 
 def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:

@@ -27,9 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ma_agiqa import checkpoints, presets
+from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
+from ma_agiqa.models import checkpoint
 from ma_agiqa.models.compact.model import CompactModel
 from ma_agiqa.text import hint
 from ma_agiqa.types import Scale
@@ -48,7 +49,7 @@ class Start:
     """One kind of network that can be trained.
 
     Attributes:
-        architecture: name in the table of `checkpoints.py`.
+        architecture: name in the table of `models/checkpoint.py`.
         network: dropout rate and scale of the scores -> arguments of the architecture.
         recipe: name of the default recipe.
         backbone: whether it stands on a network with published weights.
@@ -111,7 +112,7 @@ def find(model: str) -> Start:
             remedy="or give a model directory, to fine-tune it",
         )
     directory = presets.find(model)
-    config = checkpoints.read_config(directory)
+    config = checkpoint.read_config(directory)
     compact = config.architecture == "compact"
     return Start(
         architecture=config.architecture,
@@ -128,8 +129,8 @@ def find(model: str) -> Start:
 def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> nn.Module:
     """Return the network a training begins with; random weights come from torch's generator."""
     if start.directory is not None:
-        return checkpoints.load(start.directory)[0]
-    model = checkpoints.build(config)
+        return checkpoint.load(start.directory)[0]
+    model = checkpoint.build(config)
     if start.backbone:
         load_backbone(model, backbone)
     return model
@@ -147,7 +148,7 @@ def check_arguments(start: Start, settings: Iterable[str]) -> None:
         return
     network = with_arguments(start.network(0.0, Scale(0.0, 1.0)), settings)
     with torch.device("meta"):
-        checkpoints.build_architecture(start.architecture, network, source="network")
+        checkpoint.build_architecture(start.architecture, network, source="network")
 
 
 def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

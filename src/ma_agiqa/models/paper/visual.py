@@ -1,27 +1,106 @@
 """The paper's visual expert: where an image is distorted, and how much each place counts.
 
 Source: paper section 3.1 (MANIQA without its final pooling); official models/MA_AGIQA.py.
-Kept from the official code: the four taps are concatenated along channels and mapped by two
-stages of channel attention, a 1x1 reduction and a windowed stage; local quality is ReLU and
-local weight is sigmoid of a two-layer head each; their product is the evidence, unpooled.
+The vision transformer is timm's. It is built only up to the last block that is read: of the
+official ViT-B/8 blocks 10 and 11, the final norm and the classifier never reach the score.
 
-Shapes: B images, L taps, N patches, C channels, D token width.
+Kept from the official code:
+- the four taps are concatenated along channels and mapped by two stages of channel attention, a 1x1
+  reduction and a windowed stage; local quality is ReLU and local weight is sigmoid of a two-layer
+  head each; their product is the evidence, unpooled;
+- channel attention does not normalise its input and has no output projection, and the attended map
+  is transposed and then *reshaped* to its old shape instead of transposed back. Channels and places
+  are scrambled by that, and the published weights depend on it;
+- the key's bias, which moves whole rows of logits and is ignored by softmax.
+
+Attention is never materialised: at C = 3072 the C x C matrix of one image takes 38 MB.
+What this file does not do: fetch weights. The published ones of ViT-B/8 are timm's
+`vit_base_patch8_224.augreg_in21k_ft_in1k`, which is not the tag timm gives by default today.
+
+Shapes: B images, L taps, N patches (rows x columns), C channels, D token width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.errors import ImageError
-from ma_agiqa.experts.attention import ChannelAttention
-from ma_agiqa.experts.backbone import Backbone
-from ma_agiqa.experts.swin import WindowedStage
+from ma_agiqa.errors import ImageError, MissingExtraError
+from ma_agiqa.models.paper.swin import WindowedStage
 
 Keep: TypeAlias = Callable[[str, Tensor], None]
+
+
+class Backbone(nn.Module):
+    """ViT whose chosen blocks are returned as they leave the residual stream.
+
+    Args:
+        taps: indices of the blocks to return, counted from 0, ascending; later blocks than
+            the last one are not built.
+    """
+
+    def __init__(
+        self, *, image_size: int, patch_size: int, width: int, heads: int, taps: Sequence[int]
+    ) -> None:
+        super().__init__()
+        taps = [int(tap) for tap in taps]
+        if not taps or taps[0] < 0 or taps != sorted(set(taps)):
+            raise ValueError(f"taps must be ascending block indices, got {taps}")
+        if image_size % patch_size:
+            raise ValueError(f"{image_size=} is not a multiple of {patch_size=}")
+        try:
+            from timm.models.vision_transformer import VisionTransformer
+        except ImportError as error:
+            raise MissingExtraError("timm", "paper") from error
+        self.taps = taps
+        self.vit = VisionTransformer(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=width,
+            depth=taps[-1] + 1,
+            num_heads=heads,
+            num_classes=0,
+            final_norm=False,
+        )
+
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return per tap the patch tokens (B, N, D) and the class token (B, 1, D)."""
+        taps: Any = self.vit.forward_intermediates(
+            images,
+            indices=self.taps,
+            output_fmt="NLC",
+            intermediates_only=True,
+            return_prefix_tokens=True,
+        )
+        return taps
+
+
+def transpose_and_reshape(attended_BCN: Tensor) -> Tensor:
+    """Transpose to (B, N, C), then read that memory as (B, C, N): the official oddity."""
+    return attended_BCN.transpose(1, 2).reshape(attended_BCN.shape)
+
+
+class ChannelAttention(nn.Module):
+    """Single-head attention in which every channel is a token of N numbers."""
+
+    def __init__(self, *, positions: int, dropout: float) -> None:
+        super().__init__()
+        self.query = nn.Linear(positions, positions)
+        self.key = nn.Linear(positions, positions)
+        self.value = nn.Linear(positions, positions)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BCN: Tensor) -> Tensor:
+        """Return x plus the scrambled attended map, shape (B, C, N)."""
+        query, key, value = (
+            linear(x_BCN).unsqueeze(1) for linear in (self.query, self.key, self.value)
+        )
+        attended_BCN = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return x_BCN + self.dropout(transpose_and_reshape(attended_BCN))
 
 
 class VisualEvidence(NamedTuple):

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import FeatureError
-from ma_agiqa.experts.visual import VisualExpert
 from ma_agiqa.hub import HubModel
 from ma_agiqa.models.mixture import GatedMixture, Mixture, SemanticProjection
+from ma_agiqa.models.paper.visual import VisualExpert
 from ma_agiqa.models.prediction import Prediction
 
 _BLOCK = re.compile(r"^visual\.backbone\.vit\.blocks\.(\d+)\.")

@@ -35,7 +35,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 ARCHITECTURES: dict[str, str] = {
     "compact": "ma_agiqa.models.compact.model:CompactModel",
-    "ma-agiqa": "ma_agiqa.model:MAAGIQA",
+    "ma-agiqa": "ma_agiqa.models.paper.model:MAAGIQA",
 }
 """Architecture name in `config.json` -> module and class; the class takes `config.network`."""
 

@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ma_agiqa import checkpoints, provenance
+from ma_agiqa import provenance
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import ModelError, first_line
-from ma_agiqa.experts.swin import WindowAttention, WindowLayer
 from ma_agiqa.files import sha256
 from ma_agiqa.lmm.encoder import OFFICIAL, to_record
-from ma_agiqa.model import MAAGIQA
+from ma_agiqa.models import checkpoint
+from ma_agiqa.models.paper.model import MAAGIQA
+from ma_agiqa.models.paper.swin import WindowAttention, WindowLayer
 from ma_agiqa.text import some
 from ma_agiqa.types import Scale
 
@@ -259,7 +260,7 @@ def convert_file(
         commit=provenance.commit(),
     )
     card = card_text(Path(official), config, conversion)
-    checkpoints.save(out, model, config, card=card)
+    checkpoint.save(out, model, config, card=card)
     return conversion
 
 
