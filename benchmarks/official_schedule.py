@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.models.paper.model import MAAGIQA, Assessment
+from ma_agiqa.models.paper.model import MAAGIQA
+from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.paper.swin import WindowAttention, WindowedStage, WindowLayer
 from ma_agiqa.models.paper.visual import AttentionStage, ChannelAttention
 
@@ -33,7 +34,7 @@ class OfficialSchedule(nn.Module):
         self.vit.cls_token, self.vit.pos_embed = own.cls_token, own.pos_embed
         self.vit.blocks = nn.Sequential(*own.blocks, *list(self.vit.blocks)[len(own.blocks) :])
 
-    def forward(self, images: Tensor, semantics: Tensor) -> Assessment:
+    def forward(self, images: Tensor, semantics: Tensor) -> Prediction:
         visual = self.model.visual
         taps, x_BTD = {}, self.vit._pos_embed(self.vit.patch_embed(images))
         for i, block in enumerate(self.vit.blocks):
@@ -48,7 +49,7 @@ class OfficialSchedule(nn.Module):
         evidence = (visual.quality(x_BNC) * visual.weight(x_BNC)).squeeze(2)
         return self.fuse(evidence, semantics)
 
-    def fuse(self, patches_BN: Tensor, semantics: Tensor) -> Assessment:
+    def fuse(self, patches_BN: Tensor, semantics: Tensor) -> Prediction:
         model = self.model
         vectors = zip(model.semantic_projections, semantics.unbind(1), strict=True)
         evidence = [project(vector) for project, vector in vectors]

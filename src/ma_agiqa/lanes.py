@@ -42,12 +42,12 @@ class Lanes:
         Raises:
             Exception: what `work` raised for the first piece that failed.
         """
-        with _one_thread():
+        with one_thread():
             return list(self._pool.map(work, pieces))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Have torch use one thread in threads that start now, and in this one, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ma_agiqa.config import Preprocess
 from ma_agiqa.images import read_image
+from ma_agiqa.lanes import one_thread
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.views import View, global_view, local_view, reduce_whole
@@ -53,15 +54,19 @@ class TrainingImages:
     ) -> None:
         self.paths, self.preprocess = [Path(p) for p in paths], preprocess
         self.content_side = content_side
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        # One torch thread each: more would wait for those of the network, and it for them.
+        self.pool = ThreadPoolExecutor(
+            workers, thread_name_prefix="decode", initializer=torch.get_num_threads
+        )
         self._kept: dict[int, RGB] = {}
         self._reduced: dict[int, RGB] = {}
         size = 0
-        for position, pixels in enumerate(self.pool.map(self._decode, range(len(paths)))):
-            size += pixels.nbytes
-            if size > limit_bytes:
-                break
-            self._kept[position] = pixels
+        with one_thread():
+            for position, pixels in enumerate(self.pool.map(self._decode, range(len(paths)))):
+                size += pixels.nbytes
+                if size > limit_bytes:
+                    break
+                self._kept[position] = pixels
 
     def __len__(self) -> int:
         return len(self.paths)
