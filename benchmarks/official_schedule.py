@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ma_agiqa.models.paper.model import MAAGIQA
-from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.paper.swin import WindowAttention, WindowedStage, WindowLayer
 from ma_agiqa.models.paper.visual import AttentionStage, ChannelAttention
+from ma_agiqa.models.prediction import Prediction
 
 
 class OfficialSchedule(nn.Module):

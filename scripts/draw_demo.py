@@ -1,21 +1,26 @@
-"""Draw the sample pictures with their scores and quality maps: the picture in the README.
+"""Draw the picture of the README: sample pictures, where their scores come from, and who says so.
 
     python scripts/draw_demo.py --out docs/images/demo.png
 
-One row per scene: the clean picture and its two degraded versions, each with its score and
-percentile, then the local scores of the last one. Needs matplotlib (extra `train`).
+One column per picture: a clean sample, the same with one square blurred, and its noisy version.
+Below each the quality map of the distortion expert, and what each expert adds to the score. Needs
+matplotlib (extra `train`).
 """
 
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 import ma_agiqa
 from ma_agiqa.images import read_image
+from ma_agiqa.models.preprocess import to_chw, to_unit
+from ma_agiqa.training.distortions import distort
 
 PICTURES = Path(__file__).resolve().parent.parent / "examples/pictures"
+SQUARE = np.s_[160:352, 288:480]  # rows and columns, in pixels
 
 
 def main() -> None:
@@ -29,25 +34,44 @@ def main() -> None:
     from matplotlib import pyplot
 
     scorer = ma_agiqa.load("compact")
-    files = sorted(PICTURES.glob("*.jpg"))
-    scenes = [list(group) for _, group in groupby(files, key=lambda p: p.name.split("_")[0])]
+    clean = read_image(PICTURES / "lake_0-clean.jpg")
+    pictures = {
+        "clean": clean,
+        "one square blurred": with_blurred_square(clean),
+        "heavy noise": read_image(PICTURES / "lake_2-heavy-noise.jpg"),
+        "enlarged": read_image(PICTURES / "flower_2-heavy-upscale.jpg"),
+    }
     figure, axes = pyplot.subplots(
-        len(scenes), 4, figsize=(9, 2.45 * len(scenes)), layout="constrained"
+        3, len(pictures), figsize=(11, 7.6), layout="constrained", height_ratios=[3, 3, 1.3]
     )
-    for row, scene in zip(axes, scenes, strict=True):
-        for axis, path in zip(row, scene, strict=False):
-            score = scorer(path, explain=True)
-            axis.imshow(read_image(path))
-            kind = path.stem.partition("-")[2]
-            axis.set_title(f"{kind}: {score.score:.2f} ({score.percentile:.0f} %)", fontsize=9)
-        shown = row[3].imshow(score.quality_map, vmin=score.low, vmax=score.high, cmap="RdYlGn")
-        row[3].set_title(f"where the {score.score:.2f} comes from", fontsize=9)
-        for axis in row:
-            axis.set_axis_off()
-    figure.colorbar(shown, ax=axes[:, 3], label="local score, 0 (bad) to 5 (excellent)", shrink=0.4)
+    for (name, rgb), (picture, places, bars) in zip(pictures.items(), axes.T, strict=True):
+        score = scorer(rgb, explain=True)
+        assert score.contributions is not None
+        picture.imshow(rgb)
+        picture.set_title(f"{name}\n{score.score:.2f}, better than {score.percentile:.0f} %")
+        picture.set_axis_off()
+        shown = places.imshow(score.quality_map, vmin=score.low, vmax=score.high, cmap="cividis")
+        places.set_axis_off()
+        names = [key for key in score.contributions if key != "bias"]
+        values = [score.contributions[key] for key in names]
+        bars.barh(names, values, color=["#b8860b" if v < 0 else "#00437a" for v in values])
+        bars.axvline(0, color="black", linewidth=0.8)
+        bars.set_xlim(-2.5, 2.5)
+        bars.set_xlabel(f"added to {score.contributions['bias']:.2f}", fontsize=9)
+        bars.spines[["top", "right"]].set_visible(False)
+    figure.colorbar(
+        shown, ax=axes[1, -1], label="quality of each place, 0 (bad) to 5 (excellent)", shrink=0.9
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=80)
+    figure.savefig(options.out, dpi=90)
     print(options.out)
+
+
+def with_blurred_square(rgb: np.ndarray) -> np.ndarray:
+    blurred = distort(to_unit(to_chw(rgb)), "blur", 0.8, seed=0)
+    changed = rgb.copy()
+    changed[SQUARE] = (blurred * 255).round().byte().permute(1, 2, 0).numpy()[SQUARE]
+    return changed
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.inference import Scorer
-from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.models.prediction import Prediction, QualityNetwork
 from ma_agiqa.types import Scale
 
 TOLERANCE = 1e-4
@@ -23,10 +23,8 @@ TOLERANCE = 1e-4
 TINY_COMPACT = {"width_factor": 0.25, "content_side": 64}
 
 
-class TinyNetwork(nn.Module):
+class TinyNetwork(QualityNetwork):
     """A convolution whose mean is the score; it notes the size of each batch it is given."""
-
-    experts = ("visual",)
 
     def __init__(self) -> None:
         super().__init__()

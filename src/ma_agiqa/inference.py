@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ma_agiqa import devices, images, presets
 from ma_agiqa.config import ModelConfig
@@ -33,7 +32,7 @@ from ma_agiqa.lanes import Lanes
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models import preprocess as preprocessing
-from ma_agiqa.models.prediction import explanations
+from ma_agiqa.models.prediction import QualityNetwork, explanations
 from ma_agiqa.types import RGB, Score
 
 DEFAULT_BATCH = {"cpu": 2, "mps": 8, "cuda": 32}
@@ -107,7 +106,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: QualityNetwork,
         config: ModelConfig,
         *,
         device: str = "auto",
@@ -120,7 +119,7 @@ class Scorer:
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
         self._lanes: Lanes | None = None
-        if self.device.type == "cpu" and getattr(model, "alone", False):
+        if self.device.type == "cpu" and model.alone:
             self._lanes, default_batch = Lanes(default_workers), 2 * default_workers
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
@@ -128,7 +127,7 @@ class Scorer:
         self.config = config
         self.name = config.name if revision is None else f"{config.name}@{revision}"
         self.semantics = semantics
-        self._experts = getattr(model, "experts", (*config.questions, "visual"))
+        self._experts = (*config.questions, *model.experts)
         self._quantiles = _score_quantiles(config)
         self._forward_lock = threading.Lock()
 

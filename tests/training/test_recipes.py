@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.models.compact.model import CompactModel
-from ma_agiqa.training.loop import _Learner, build_optimiser, learning_rate
+from ma_agiqa.training.loop import Learner, build_optimiser, learning_rate
 from ma_agiqa.training.recipe import RECIPES, Recipe
-from ma_agiqa.training.starts import STARTS, load_backbone
+from ma_agiqa.training.starts import STARTS
 from ma_agiqa.types import Scale
 
 
@@ -41,10 +41,10 @@ def test_one_cycle_warms_up_and_ends_at_zero() -> None:
 def test_adam_decays_everything_and_adamw_only_matrices_and_kernels() -> None:
     model = CompactModel(width_factor=0.25)
     total = sum(p.numel() for p in model.parameters())
-    adam = build_optimiser(_Learner(model, None), RECIPES["paper"])
+    adam = build_optimiser(Learner(model, None), RECIPES["paper"])
     assert isinstance(adam, torch.optim.Adam)
     assert {g["weight_decay"] for g in adam.param_groups} == {1e-5}
-    adamw = build_optimiser(_Learner(model, None), Recipe())
+    adamw = build_optimiser(Learner(model, None), Recipe())
     for group in adamw.param_groups:
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.05) for p in group["params"])
     assert sum(p.numel() for g in adamw.param_groups for p in g["params"]) == total
@@ -55,14 +55,14 @@ def test_depth_decay_lowers_the_rate_towards_the_input() -> None:
     from official_network import tiny_model
 
     model = tiny_model()
-    optimiser = build_optimiser(_Learner(model, None), Recipe(depth_decay=0.5))
+    optimiser = build_optimiser(Learner(model, None), Recipe(depth_decay=0.5))
     share = {id(p): g["lr_scale"] for g in optimiser.param_groups for p in g["params"]}
     named = dict(model.named_parameters())
     assert share[id(named["visual.backbone.vit.patch_embed.proj.weight"])] == 0.5**4
     assert share[id(named["visual.backbone.vit.blocks.0.norm1.weight"])] == 0.5**3
     assert share[id(named["visual.backbone.vit.blocks.2.norm1.weight"])] == 0.5
     assert share[id(named["mixture.readout.weight"])] == 1.0
-    frozen = build_optimiser(_Learner(model, None), Recipe(frozen_depth=1))
+    frozen = build_optimiser(Learner(model, None), Recipe(frozen_depth=1))
     trained = {id(p) for g in frozen.param_groups for p in g["params"]}
     assert id(named["mixture.readout.weight"]) in trained
     assert not named["visual.backbone.vit.cls_token"].requires_grad
@@ -71,9 +71,7 @@ def test_depth_decay_lowers_the_rate_towards_the_input() -> None:
 
 def test_only_compact_has_its_weights_in_a_package() -> None:
     with pytest.raises(UsageError, match="compact starts from its published weights"):
-        load_backbone(CompactModel(width_factor=0.25), "vit.safetensors")
-    with pytest.raises(UsageError, match="no vision transformer"):
-        load_backbone(torch.nn.Linear(1, 1), "published")
+        CompactModel(width_factor=0.25).load_backbone("vit.safetensors")
 
 
 def test_backbone_weights_come_from_a_file_or_are_refused(tmp_path: Path) -> None:
@@ -83,15 +81,15 @@ def test_backbone_weights_come_from_a_file_or_are_refused(tmp_path: Path) -> Non
     model, other = tiny_model(), tiny_model()
     vit = {k: v + 1 for k, v in model.visual.backbone.vit.state_dict().items()}
     save_file({**vit, "head.weight": torch.zeros(3)}, tmp_path / "vit.safetensors")
-    load_backbone(other, str(tmp_path / "vit.safetensors"))
+    other.load_backbone(str(tmp_path / "vit.safetensors"))
     for name, tensor in other.visual.backbone.vit.state_dict().items():
         assert torch.equal(tensor, vit[name]), name
     vit.pop("cls_token")
     save_file(vit, tmp_path / "less.safetensors")
     with pytest.raises(ModelError, match="1 tensors missing"):
-        load_backbone(other, str(tmp_path / "less.safetensors"))
+        other.load_backbone(str(tmp_path / "less.safetensors"))
     with pytest.raises(ModelError, match="cannot be read"):
-        load_backbone(other, str(tmp_path / "absent.safetensors"))
+        other.load_backbone(str(tmp_path / "absent.safetensors"))
 
 
 def test_every_start_names_an_architecture_and_a_recipe_that_exist() -> None:

@@ -29,6 +29,7 @@ from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError
 from ma_agiqa.files import sha256
+from ma_agiqa.models.prediction import QualityNetwork
 from ma_agiqa.text import hint, some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -40,14 +41,14 @@ ARCHITECTURES: dict[str, str] = {
 """Architecture name in `config.json` -> module and class; the class takes `config.network`."""
 
 
-def build(config: ModelConfig, *, source: str | Path = "config") -> nn.Module:
+def build(config: ModelConfig, *, source: str | Path = "config") -> QualityNetwork:
     """Build the network a configuration describes, with fresh random weights."""
     return build_architecture(config.architecture, config.network, source=source)
 
 
 def build_architecture(
     architecture: str, network: Mapping[str, Any], *, source: str | Path
-) -> nn.Module:
+) -> QualityNetwork:
     """Build a network from its name in `ARCHITECTURES` and its arguments.
 
     Raises:
@@ -67,7 +68,7 @@ def build_architecture(
                 path=source,
             )
     try:
-        model: nn.Module = network_class(**network)
+        model: QualityNetwork = network_class(**network)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{architecture} cannot be built: {error}", path=source) from error
     return model
@@ -99,7 +100,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     return configs.from_dict(ModelConfig, data, source=str(path))
 
 
-def load(directory: str | Path) -> tuple[nn.Module, ModelConfig]:
+def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
     """Load a model directory; the model is on the CPU, in eval mode.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every model returns: a score, and the exact arithmetic behind it.
+"""What every model is asked, and what it returns: a score and the exact arithmetic behind it.
 
 Every figure here is arithmetic of the forward pass, not an estimate made afterwards: the
 experts' contributions and the bias sum to the score, and the map sums to the contribution of the
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Prediction(NamedTuple):
@@ -38,6 +38,36 @@ class Prediction(NamedTuple):
     contribution_map: Tensor
     map_constant: Tensor | None = None
     weight_map: Tensor | None = None
+
+
+class QualityNetwork(nn.Module):
+    """What the rest of the package knows of a network; its forward returns a `Prediction`.
+
+    Attributes:
+        experts: names of its own experts, in order, after those of stored semantic vectors; the
+            last one sees places.
+        alone: whether a scorer on a CPU had better compute images one by one, side by side on a
+            thread each: many small operations gain little from several threads.
+        content_side: pixels; the second view of an image that it takes beside a crop in training
+            has the area of a square of this side. None for a network of one view.
+    """
+
+    experts: tuple[str, ...] = ("visual",)
+    alone: bool = False
+    content_side: int | None = None
+
+    def depth_of(self, name: str) -> int:
+        """Return how deep a parameter lies: 0 in the heads, more the nearer to the pixels."""
+        raise NotImplementedError
+
+    def load_backbone(self, source: str) -> None:
+        """Fill what stands on published weights: `published`, `random`, or a file.
+
+        Raises:
+            UsageError: there is nothing to fill, or not from a file.
+            MissingExtraError, ModelError: the weights cannot be had or do not fit.
+        """
+        raise NotImplementedError
 
 
 def explanations(prediction: Prediction, experts: tuple[str, ...]) -> list[dict[str, Any]]:

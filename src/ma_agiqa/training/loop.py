@@ -29,7 +29,7 @@ from ma_agiqa import devices
 from ma_agiqa.errors import DataError, MissingExtraError, UsageError
 from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.models import preprocess as preprocessing
-from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.models.prediction import Prediction, QualityNetwork
 from ma_agiqa.training.data import TrainingSet
 from ma_agiqa.training.losses import distortion_loss, score_loss
 from ma_agiqa.training.recipe import Recipe
@@ -106,10 +106,12 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class _Learner(nn.Module):
+class Learner(nn.Module):
     """The network and the maps between the scales of several data sets: all that is trained."""
 
-    def __init__(self, network: nn.Module, maps: ScaleMaps | None) -> None:
+    network: QualityNetwork
+
+    def __init__(self, network: QualityNetwork, maps: ScaleMaps | None) -> None:
         super().__init__()
         self.network, self.maps = network, maps
 
@@ -124,15 +126,13 @@ class Trainer:
     """Owns the network, its moving average, the optimiser and the step count.
 
     Args:
-        model: network whose forward returns a `Prediction`. `depth_of(name)` says how deep a
-            parameter lies: 0 at the heads, and more the nearer it is to the pixels.
         train, val: of several data sets, scores of `train` are on one scale (`scales.py`).
         precision: `float32`, or `bfloat16` for automatic mixed precision.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: QualityNetwork,
         *,
         recipe: Recipe,
         train: TrainingSet,
@@ -164,7 +164,7 @@ class Trainer:
         if len(train.names) > 1:
             maps = ScaleMaps(sets=len(train.names), mean=float(first.mean()), spread=self.std)
         model = model.to(memory_format=torch.channels_last)
-        self.learner = _Learner(model, maps).to(self.device)
+        self.learner = Learner(model, maps).to(self.device)
         self.optimiser = build_optimiser(self.learner, recipe)
         self.average = AveragedModel(self.learner.network) if recipe.ema else None
         self.network = distributed.wrap(self.learner)
@@ -316,13 +316,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def build_optimiser(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimiser(learner: Learner, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over the trainable parameters; rates are set each step."""
-    depth_of: Callable[[str], int] = learner.network.depth_of  # type: ignore[union-attr, assignment]
     groups: dict[tuple[bool, int], dict[str, Any]] = {}
     for name, parameter in learner.named_parameters():
         owner, _, inner = name.partition(".")
-        depth = depth_of(inner) if owner == "network" else 0
+        depth = learner.network.depth_of(inner) if owner == "network" else 0
         if 0 < recipe.frozen_depth <= depth:
             parameter.requires_grad_(False)
             continue

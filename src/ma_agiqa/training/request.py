@@ -51,7 +51,7 @@ class TrainRequest:
         root: folder the data set lies in.
         out: folder of the run.
         model: name in `starts.STARTS`, or a model directory or Hub id to be fine-tuned.
-        backbone: see `starts.load_backbone`; only for networks that have one.
+        backbone: start of the network's trunk, see `QualityNetwork.load_backbone`.
         store: feature store, for networks that take semantic vectors.
         network: changed arguments of the network, see `starts.with_arguments`.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.

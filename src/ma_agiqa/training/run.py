@@ -186,7 +186,7 @@ def _trainer(
             sets,
             part,
             preprocess=config.preprocess,
-            content_side=model.content_side,  # type: ignore[arg-type]
+            content_side=model.content_side,
             store=store,
             config=start.config,
         )

@@ -23,20 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
+from ma_agiqa.errors import UsageError
 from ma_agiqa.models import checkpoint
-from ma_agiqa.models.compact.model import CompactModel
+from ma_agiqa.models.prediction import QualityNetwork
 from ma_agiqa.text import hint
 from ma_agiqa.types import Scale
-
-PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
-"""timm's name of the weights the paper starts from; the bare name means others today."""
 
 NATIVE = Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024)
 """Pictures at their own resolution, where noise, blur and artefacts live."""
@@ -126,13 +120,13 @@ def find(model: str) -> Start:
     )
 
 
-def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> nn.Module:
+def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> QualityNetwork:
     """Return the network a training begins with; random weights come from torch's generator."""
     if start.directory is not None:
         return checkpoint.load(start.directory)[0]
     model = checkpoint.build(config)
     if start.backbone:
-        load_backbone(model, backbone)
+        model.load_backbone(backbone)
     return model
 
 
@@ -176,63 +170,3 @@ def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[
         except ValueError:
             place[name] = text
     return changed
-
-
-def load_backbone(model: nn.Module, source: str) -> None:
-    """Fill the trunk of a new network.
-
-    Args:
-        source: `published` (of `compact` from an installed package, of a vision transformer
-            fetched by timm), `random` (left as it is), or, for a vision transformer, a safetensors
-            file with timm's names.
-
-    Raises:
-        UsageError: the model has no vision transformer to fill.
-        ModelError: the weights cannot be had or do not fit.
-    """
-    if source == "random":
-        return
-    if isinstance(model, CompactModel):
-        if source != "published":
-            raise UsageError("compact starts from its published weights, or --backbone random")
-        model.load_published()
-        return
-    backbone = getattr(getattr(model, "visual", None), "backbone", None)
-    if backbone is None:
-        raise UsageError("this network has no vision transformer to load weights into")
-    weights = _published() if source == "published" else _from_file(Path(source))
-    own = backbone.vit.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    wrong = sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape)
-    if missing or wrong:
-        raise ModelError(
-            f"these are not weights of this vision transformer: {len(missing)} tensors missing, "
-            f"{len(wrong)} of another shape, first {(missing + wrong)[0]}",
-            path=source,
-        )
-    backbone.vit.load_state_dict({name: weights[name] for name in own})
-
-
-def _published() -> Mapping[str, Tensor]:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingExtraError("timm", "paper") from error
-    try:
-        weights: Mapping[str, Tensor] = timm.create_model(
-            PUBLISHED_BACKBONE, pretrained=True
-        ).state_dict()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"the published weights cannot be fetched: {error}",
-            path=PUBLISHED_BACKBONE,
-            remedy="--backbone FILE.safetensors, or --backbone random",
-        ) from error
-    return weights
-
-
-def _from_file(path: Path) -> Mapping[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot be read as safetensors: {error}", path=path) from error

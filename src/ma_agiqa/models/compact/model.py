@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.errors import ImageError
+from ma_agiqa.errors import ImageError, UsageError
 from ma_agiqa.models.compact.efficientnet_lite import (
     HEAD_WIDTH,
     STAGES,
@@ -36,7 +36,7 @@ from ma_agiqa.models.compact.efficientnet_lite import (
     published_weights,
 )
 from ma_agiqa.models.mixture import GatedMixture, SemanticProjection
-from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.models.prediction import Prediction, QualityNetwork
 
 MIN_SIDE = 32
 """Pixels: an image with a shorter side than this has too few places to judge."""
@@ -101,7 +101,7 @@ class ContentExpert(nn.Module):
         return evidence
 
 
-class CompactModel(nn.Module):
+class CompactModel(QualityNetwork):
     """Score images of any size from local distortion and from content.
 
     Args:
@@ -112,13 +112,9 @@ class CompactModel(nn.Module):
         content_side: pixels; the content expert sees the image at the area of a square of this
             side.
         width_factor: of both trunks, see `EfficientNetLite`.
-
-    Attributes:
-        experts: names of the experts, in the order of their contributions.
-        alone: whether a scorer on a CPU had better compute images one by one, side by side on a
-            thread each: many small convolutions gain little from several threads.
     """
 
+    content_side: int
     experts = ("content", "distortion")
     alone = True
 
@@ -148,12 +144,12 @@ class CompactModel(nn.Module):
         nn.init.normal_(self.mixture.gate.weight, std=0.01)
         nn.init.ones_(self.mixture.gate.bias)
 
-    def load_published(self) -> None:
-        """Start both trunks from the ImageNet weights of the installed package.
-
-        Raises:
-            MissingExtraError, ModelError: see `published_weights`.
-        """
+    def load_backbone(self, source: str) -> None:
+        """Start both trunks from the ImageNet weights of the installed package."""
+        if source == "random":
+            return
+        if source != "published":
+            raise UsageError("compact starts from its published weights, or --backbone random")
         weights = published_weights()
         load_published(self.distortion.trunk, weights)
         load_published(self.content.trunk, weights)

@@ -14,22 +14,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ma_agiqa.errors import FeatureError
+from ma_agiqa.errors import FeatureError, MissingExtraError, ModelError
 from ma_agiqa.hub import HubModel
 from ma_agiqa.models.mixture import GatedMixture, Mixture, SemanticProjection
 from ma_agiqa.models.paper.visual import VisualExpert
-from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.models.prediction import Prediction, QualityNetwork
+
+PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
+"""timm's name of the weights the paper starts from; the bare name means others today."""
 
 _BLOCK = re.compile(r"^visual\.backbone\.vit\.blocks\.(\d+)\.")
 
 
 class MAAGIQA(
-    nn.Module,
+    QualityNetwork,
     HubModel,
     library_name="ma-agiqa",
     tags=["image-quality-assessment", "ai-generated-images"],
@@ -45,8 +51,6 @@ class MAAGIQA(
         visual: arguments of `VisualExpert` where they differ from the paper's.
         dropout: rate after each semantic projection, while training.
     """
-
-    content_side = None  # it takes no second view of an image
 
     def __init__(
         self,
@@ -131,6 +135,31 @@ class MAAGIQA(
         inside = name.startswith("visual.backbone.")
         return len(self.visual.backbone.vit.blocks) + 1 if inside else 0
 
+    def load_backbone(self, source: str) -> None:
+        """Fill the vision transformer.
+
+        Args:
+            source: `published` (fetched by timm), `random` (left as it is), or a safetensors file
+                with timm's names.
+
+        Raises:
+            ModelError: the weights cannot be had or do not fit.
+        """
+        if source == "random":
+            return
+        vit = self.visual.backbone.vit
+        weights = _published() if source == "published" else _from_file(Path(source))
+        own = vit.state_dict()
+        missing = sorted(own.keys() - weights.keys())
+        wrong = sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape)
+        if missing or wrong:
+            raise ModelError(
+                f"these are not weights of this vision transformer: {len(missing)} tensors "
+                f"missing, {len(wrong)} of another shape, first {(missing + wrong)[0]}",
+                path=source,
+            )
+        vit.load_state_dict({name: weights[name] for name in own})
+
     def check_semantics(self, semantics: Tensor | None, *, batch: int) -> tuple[Tensor, ...]:
         """Return the K vectors of shape (B, F), or refuse them.
 
@@ -152,3 +181,28 @@ class MAAGIQA(
                 remedy="extract the features of those images again",
             )
         return semantics.unbind(1)
+
+
+def _published() -> Mapping[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "paper") from error
+    try:
+        weights: Mapping[str, Tensor] = timm.create_model(
+            PUBLISHED_BACKBONE, pretrained=True
+        ).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the published weights cannot be fetched: {error}",
+            path=PUBLISHED_BACKBONE,
+            remedy="--backbone FILE.safetensors, or --backbone random",
+        ) from error
+    return weights
+
+
+def _from_file(path: Path) -> Mapping[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot be read as safetensors: {error}", path=path) from error
