@@ -281,12 +281,13 @@ class Trainer:
             memory_format=torch.channels_last
         )
 
-    def _predict(self, part: TrainingSet, *, batch_size: int = 4) -> NDArray[np.float64]:
+    def _predict(self, part: TrainingSet) -> NDArray[np.float64]:
         """Score whole images in order, shape (n,). Only equal sizes share a batch.
 
         Of several processes each scores its share, and all get all scores.
         """
         model = self.kept.eval()
+        batch_size = 1 if model.alone and self.device.type == "cpu" else 8
         scores = torch.zeros(len(part.images))
         pending: list[tuple[int, Any]] = []
 

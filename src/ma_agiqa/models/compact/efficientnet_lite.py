@@ -66,8 +66,8 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and before == after
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        y = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x_BCHW + y if self.shortcut else y
 
 
@@ -120,13 +120,13 @@ class EfficientNetLite(nn.Module):
             x_BCHW: (B, 3, H, W), pixel values mapped from 0..255 by (x - 127) / 128.
             taps: ascending positions of blocks, from 0.
         """
-        x, tapped = F.relu6(self.stem(x_BCHW)), []
+        x, tapped = F.relu6(self.stem(x_BCHW), inplace=True), []
         for position, block in enumerate(self.blocks):
             x = block(x)
             if position in taps:
                 tapped.append(x)
         if self.head is not None:
-            x = F.relu6(self.head(x))
+            x = F.relu6(self.head(x), inplace=True)
         return x, tapped
 
 
