@@ -173,9 +173,11 @@ class Trainer:
         self.predicted: NDArray[np.float64] | None = None  # of the last validation
 
     @property
-    def kept(self) -> nn.Module:
+    def kept(self) -> QualityNetwork:
         """The network that is validated and kept: averaged weights, or the last ones."""
-        network: nn.Module = self.learner.network if self.average is None else self.average.module
+        if self.average is None:
+            return self.learner.network
+        network: QualityNetwork = self.average.module
         return network
 
     def run_epoch(self, epoch: int, *, progress: Callable[[float], None] | None = None) -> float:
