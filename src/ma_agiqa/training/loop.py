@@ -177,7 +177,8 @@ class Trainer:
         """The network that is validated and kept: averaged weights, or the last ones."""
         if self.average is None:
             return self.learner.network
-        network: QualityNetwork = self.average.module
+        network = self.average.module
+        assert isinstance(network, QualityNetwork)
         return network
 
     def run_epoch(self, epoch: int, *, progress: Callable[[float], None] | None = None) -> float:
