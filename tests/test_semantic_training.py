@@ -91,7 +91,6 @@ def test_training_names_the_images_without_vectors(desk: Path, lmm: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--set", "mixup=0.5"), "mixup makes images that the store has no vectors of"),
         (("--network", "gats=softmax"), "no argument 'gats'"),
         (("--network", "gate"), "expected key=value"),
         (("--network", "gate.a=1", "--network", "gate.a.b=1"), "has no arguments of its own"),

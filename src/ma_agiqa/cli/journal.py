@@ -19,7 +19,6 @@ from typing import Any
 
 from ma_agiqa.cli.tables import Row, json_line
 from ma_agiqa.errors import OutputError
-from ma_agiqa.types import ROW_KEYS
 from ma_agiqa.version import __version__
 
 MARK = "ma-agiqa journal"
@@ -111,7 +110,7 @@ class Journal:
                     break
                 if MARK in entry:
                     same_model = entry == self._header
-                elif same_model and _reusable(entry.get("row")):
+                elif same_model and "row" in entry and entry["row"].get("error") is None:
                     self._offsets[entry["row"]["path"]] = end
                 end += len(line)
         os.truncate(self.path, end)
@@ -134,11 +133,6 @@ class Journal:
             path=self.path,
             remedy="free space, check permissions, or choose another --output",
         )
-
-
-def _reusable(row: Any) -> bool:
-    """Say whether a row of an earlier run is a score with all that rows have today."""
-    return isinstance(row, dict) and row.keys() >= set(ROW_KEYS) and row["error"] is None
 
 
 def _is_header(line: bytes) -> bool:
