@@ -27,9 +27,7 @@ from torch import nn
 from ma_agiqa import checkpoints, devices, images, presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
-from ma_agiqa.features.content import hash_source
-from ma_agiqa.features.sources import SemanticSource, open_source
-from ma_agiqa.lanes import Lanes
+from ma_agiqa.features.source import SemanticSource, hash_source, open_source
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.models.prediction import explanations
@@ -118,9 +116,12 @@ class Scorer:
         self.device = devices.resolve(device)
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
-        self._lanes: Lanes | None = None
+        self._lanes: devices.SingleThreadPool | None = None
         if self.device.type == "cpu" and getattr(model, "alone", False):
-            self._lanes, default_batch = Lanes(default_workers), 2 * default_workers
+            self._lanes, default_batch = (
+                devices.SingleThreadPool(default_workers),
+                2 * default_workers,
+            )
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
         self.model = model.to(self.device).eval()
