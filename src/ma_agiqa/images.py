@@ -345,6 +345,7 @@ def _upright(rgb: RGB, orientation: int) -> RGB:
 
 
 def _from_array(array: NDArray[Any], *, name: str, limits: Limits) -> RGB:
+    array = np.asarray(array)  # a subclass such as np.matrix indexes in its own way
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ImageError(

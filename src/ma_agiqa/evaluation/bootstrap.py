@@ -1,4 +1,4 @@
-"""How far a metric could have moved with other images of the same kind.
+"""Confidence intervals: how far a metric moves with other images of the same kind.
 
 The percentile bootstrap: draw n images with replacement, compute the metric, repeat; the
 interval holds the middle 95 % of the values. Images are drawn one by one, so images of one

@@ -69,7 +69,7 @@ Matrix: TypeAlias = "NDArray[np.floating]"
 
 @dataclass(frozen=True, eq=False)
 class Standardisation:
-    """What takes features to mean zero and variance one over the training part.
+    """Shift and scale that give features mean zero and variance one over the training part.
 
     Attributes:
         mean: (D,).
@@ -193,18 +193,18 @@ def solve_shifted(matrix: Matrix, right: Floats, shifts: Floats) -> tuple[Floats
     basis = np.empty((min(limit, 64), len(right)))
     basis[0] = right / norm
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     while True:
         k = len(diagonal)
-        ahead = (matrix @ basis[k].astype(matrix.dtype)).astype(np.float64)
-        diagonal.append(float(basis[k] @ ahead))
+        following = (matrix @ basis[k].astype(matrix.dtype)).astype(np.float64)
+        diagonal.append(float(basis[k] @ following))
         for _ in range(2):  # once leaves rounding of the size of what it removed
-            ahead -= (basis[: k + 1] @ ahead) @ basis[: k + 1]
-        length = float(np.linalg.norm(ahead))
+            following -= (basis[: k + 1] @ following) @ basis[: k + 1]
+        length = float(np.linalg.norm(following))
         k += 1
         exhausted = k == limit or length <= 1e-12 * max(diagonal)
         if exhausted or k % CHECK_EVERY == 0:
-            inner = _inner(diagonal, beside, shifts)
+            inner = _inner(diagonal, off_diagonal, shifts)
             solved = np.abs(length * inner[-1]) <= TOLERANCE
             # The Krylov space holds the whole solution when it has no direction left.
             if solved.all() or (exhausted and k == len(right)) or length == 0:
@@ -214,13 +214,13 @@ def solve_shifted(matrix: Matrix, right: Floats, shifts: Floats) -> tuple[Floats
                 return norm * (basis[:k].T @ inner[:, -keep:]), k
         if k == len(basis):
             basis = np.concatenate([basis, np.empty((min(k, limit - k), len(right)))])
-        basis[k] = ahead / length
-        beside.append(length)
+        basis[k] = following / length
+        off_diagonal.append(length)
 
 
-def _inner(diagonal: list[float], beside: list[float], shifts: Floats) -> Floats:
+def _inner(diagonal: list[float], off_diagonal: list[float], shifts: Floats) -> Floats:
     """Solve (T + shift) f = first unit vector, T tridiagonal (k, k), for every shift; (k, S)."""
-    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
+    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(off_diagonal))
     inner: Floats = vectors @ (vectors[0][:, None] / (values.clip(min=0)[:, None] + shifts))
     return inner
 
@@ -312,7 +312,7 @@ def _check_regression(
 
 @dataclass(frozen=True)
 class Trial:
-    """One alpha on the validation part; `rmse` is of the predictions as they are."""
+    """The result of one alpha on the validation part; `rmse` is without any fit."""
 
     alpha: float
     rmse: float
@@ -344,7 +344,7 @@ class Probe:
 
     @property
     def alpha(self) -> float:
-        """The chosen one."""
+        """The chosen alpha."""
         return self.path.alphas[self.chosen]
 
     @property

@@ -87,7 +87,7 @@ TITLE_WIDTH = 90  # characters that fit above the plot
 
 @dataclass(frozen=True)
 class GroupRow:
-    """How the images of one group fare; metrics of fewer than 5 images are NaN.
+    """The result on the images of one group; metrics of fewer than 5 images are NaN.
 
     Attributes:
         value: the group, e.g. a generator's name.
@@ -114,7 +114,7 @@ class EvaluationReport:
         n: images evaluated; all of the part.
         metrics: by name, each with its interval.
         groups: group -> one row per value, in alphabetical order.
-        names, mos, pred: the predictions behind all this, each of length n.
+        names, mos, pred: of each image, each of length n.
         labels: group -> the value of each image, of length n.
         environment: machine, versions, commit, date.
         command: what reproduces it; "" when called from Python.
@@ -207,7 +207,7 @@ def evaluate_predictions(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", metrics.MetricWarning)
         figures = bootstrap_all(mos, scores, resamples=resamples, seed=seed)
-    told = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
+    warned = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
     return EvaluationReport(
         model=model,
         dataset=samples.dataset,
@@ -215,7 +215,7 @@ def evaluate_predictions(
         split=split.name,
         part=part,
         protocol=split.protocol,
-        caveats=(*split.caveats, *dict.fromkeys(told)),
+        caveats=(*split.caveats, *dict.fromkeys(warned)),
         n=len(chosen),
         metrics=figures,
         groups={key: _group_rows(chosen.groups[key], mos, scores) for key in keys},
@@ -275,7 +275,7 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-# A model
+# Judging a model
 
 
 def evaluate(
@@ -341,7 +341,7 @@ def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
     if failed:
         raise DataError(
             f"{len(failed)} of {len(samples)} images could not be scored: {join_some(failed)}",
-            remedy="mend them; a figure on the rest would not be comparable",
+            remedy="repair them; a figure on the rest would not be comparable",
         )
     return np.array([float(score) for score in scores])
 
@@ -366,7 +366,7 @@ def seen_in_training(
     )
 
 
-# Scores of another program
+# Judging scores of another program
 
 
 def read_scores(path: str | Path) -> dict[str, float]:
@@ -450,19 +450,19 @@ def evaluate_scores(
 
 
 def with_direction(report: EvaluationReport, *, negated: bool) -> EvaluationReport:
-    """Return the report with what its reader must know about the direction of the scores."""
-    told = ["lower is better in these scores: they were negated"] if negated else []
+    """Return the report with a note about the direction of the scores where it needs one."""
+    notes = ["lower is better in these scores: they were negated"] if negated else []
     high = report.metrics["srcc"].high
     if math.isfinite(high) and high < 0:
-        told.append(FALLING if not negated else "negated, and yet the relation is falling")
-    return dataclasses.replace(report, caveats=(*report.caveats, *told))
+        notes.append(FALLING if not negated else "negated, and yet the relation is falling")
+    return dataclasses.replace(report, caveats=(*report.caveats, *notes))
 
 
-# On a terminal
+# The report on a terminal
 
 
 def render(report: EvaluationReport, console: Console) -> None:
-    """Print the figures, one table per group, and what to know about them."""
+    """Print the figures, one table per group, and the caveats."""
     console.print(
         f"[bold]{escape(report.model)}[/] on {escape(report.dataset)} ({escape(report.target)}), "
         f"{escape(report.split)}:{report.part}, {report.n} images"
@@ -504,7 +504,7 @@ def number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-# A plot
+# The report as a plot
 
 
 def scatter(report: EvaluationReport, path: str | Path) -> None:

@@ -55,12 +55,12 @@ OFFICIAL_IDENTITY = {
     "encoder": "files of the official getFeature.py, weights unknown",
     "width": OFFICIAL_WIDTH,
 }
-"""What official vectors count as made by when nobody says more."""
+"""The encoder recorded for official vectors when the caller names none."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image there are no vectors of, and why."""
+    """An image that got no vectors, and why."""
 
     path: str
     reason: str
@@ -68,7 +68,7 @@ class Failure:
 
 @dataclass
 class Extraction:
-    """What a run did: images extracted, passed over as already there, and failed."""
+    """What a run did: images extracted, skipped because the store had them, and failed."""
 
     extracted: int = 0
     present: int = 0
@@ -88,7 +88,7 @@ class BatchSize:
         self._speed: float | None = None
 
     def succeeded(self, images: int, seconds: float) -> None:
-        """Take note of a batch; the first one is not measured, for it warms up."""
+        """Record a batch; the first one is not measured, because it warms up."""
         if not self._growing or images < self.size:
             return
         speed = images / max(seconds, 1e-9)
@@ -125,10 +125,10 @@ def extract(
     workers: int | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Extraction:
-    """Put the vectors of images into a store; those it has are passed over.
+    """Put the vectors of images into a store; skip images that it has.
 
     Args:
-        prompts: the words that generated each image, for questions that quote them.
+        prompts: the prompt of each image, for questions that quote it.
         batch_size: images per pass; found by trying when None, halved when memory is short.
         shard_size: images per shard; a kill loses at most so many.
         workers: threads that read and decode; one per core, at most 8, when None.
@@ -162,7 +162,7 @@ def extract(
 def _with_prompts(
     images: Iterable[str | Path], prompts: Sequence[str] | None, store: FeatureStore
 ) -> Iterator[tuple[str, str | None]]:
-    """Pair images with their words, equal words in a row; None where no question quotes them."""
+    """Pair images with their prompts, equal ones in a row; None where no question quotes them."""
     require_prompts(store.header.questions, prompts)
     if prompts is None or not store.header.quotes_prompts:
         return ((str(path), None) for path in images)

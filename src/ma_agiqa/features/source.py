@@ -54,10 +54,10 @@ def content_hash(data: bytes) -> str:
 
 
 def key_of(sha256: str, prompt: str | None) -> str:
-    """Return what vectors of an image are found by in a store.
+    """Return the key under which a store has the vectors of an image.
 
-    Where questions quote the words that generated the image, one image with other words has
-    other vectors, so the words count too; else the key is the content hash itself.
+    Where questions quote the prompt of the image, the same image with another prompt has other
+    vectors, so the prompt is part of the key; else the key is the content hash itself.
     """
     if prompt is None:
         return sha256
@@ -88,14 +88,14 @@ def hash_files(paths: Sequence[str | Path], *, workers: int = 4) -> list[str]:
 
 
 def questions_of(store: FeatureStore, config: ModelConfig | None) -> tuple[Question, ...]:
-    """Return the questions whose vectors are wanted, in order: the model's, or the store's."""
+    """Return the questions to take vectors of, in order: the model's, or the store's."""
     if config is None or not config.questions:
         return store.header.questions
     return from_record(config.questions, source=config.name)
 
 
 def keys_of(store: FeatureStore, samples: Samples) -> list[str]:
-    """Return what the vectors of each image are found by in the store.
+    """Return the key of each image in the store.
 
     Raises:
         DataError: the store's questions quote prompts and the data set has none.
@@ -158,12 +158,12 @@ class SemanticSource(Protocol):
 
     @property
     def needs_hash(self) -> bool:
-        """Whether `prepare` must be told the content hash of the image's file."""
+        """Whether `prepare` needs the content hash of the image's file."""
         ...
 
     @property
     def quotes_prompts(self) -> bool:
-        """Whether `prepare` must be told the words that generated the image."""
+        """Whether `prepare` needs the prompt that the image was generated from."""
         ...
 
     def prepare(self, rgb: RGB, sha256: str | None, prompt: str | None = None) -> Any:
@@ -171,7 +171,7 @@ class SemanticSource(Protocol):
 
         Args:
             sha256: content hash of the image's file, None if it has none.
-            prompt: the words that generated it, None if not known.
+            prompt: what it was generated from, None if not known.
 
         Raises:
             ImageError: there can be no vectors of this image.
@@ -199,7 +199,7 @@ class StoredSemantics:
 
     def prepare(self, rgb: RGB, sha256: str | None, prompt: str | None = None) -> Tensor:
         """Return the vectors of one image, (K, D)."""
-        prompt = _words(prompt) if self.quotes_prompts else None
+        prompt = _require_prompt(prompt) if self.quotes_prompts else None
         if sha256 is None:
             raise ImageError(
                 "stored features belong to files, and this image was given as data",
@@ -236,8 +236,8 @@ class EncodedSemantics:
     def prepare(
         self, rgb: RGB, sha256: str | None, prompt: str | None = None
     ) -> tuple[RGB, str | None]:
-        """Return the image itself, and its words if a question quotes them."""
-        return rgb, _words(prompt) if self.quotes_prompts else None
+        """Return the image itself, and its prompt if a question quotes it."""
+        return rgb, _require_prompt(prompt) if self.quotes_prompts else None
 
     def collect(self, prepared: Sequence[tuple[RGB, str | None]]) -> Tensor:
         """Return (B, K, D) float32, each value one that float16 has."""
@@ -246,7 +246,7 @@ class EncodedSemantics:
         return vectors.to(getattr(torch, DTYPE)).float()
 
 
-def _words(prompt: str | None) -> str:
+def _require_prompt(prompt: str | None) -> str:
     if prompt is None or not prompt.strip():
         raise ImageError(
             "a question of this model quotes the words that generated the image, and they are "

@@ -104,7 +104,7 @@ class Header:
             )
 
     def columns_of(self, wanted: Sequence[Question], *, source: str | Path) -> list[int]:
-        """Return where the vectors of each question stand.
+        """Return the column of each question.
 
         Raises:
             FeatureError: a question is not there, or has another text.
@@ -350,7 +350,7 @@ class FeatureStore:
         return self._find(sha256) is not None
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
-        """Return those images there are no vectors of, each once, in order."""
+        """Return the images without vectors, each once, in order."""
         return [sha for sha in dict.fromkeys(hashes) if not self.has(sha)]
 
     def get(self, hashes: Sequence[str], *, questions: Sequence[Question] | None = None) -> Tensor:
@@ -393,7 +393,7 @@ class FeatureStore:
         return ShardWriter(self, shard_size=shard_size)
 
     def refresh(self) -> None:
-        """Take up shards that have appeared since, of this or another process."""
+        """Read the indexes of shards written since, by this or another process."""
         for index in sorted((self.path / FOLDER).glob(f"[!.]*{INDEX}")):
             if index.name in self._known:
                 continue
@@ -442,7 +442,7 @@ class FeatureStore:
 
 
 class ShardWriter:
-    """Gathers vectors into shards of names no other writer has.
+    """Collects vectors into shards, under names that no other writer uses.
 
     What was added is on disk when a shard is full and when the context ends, also after an
     error or Ctrl-C.
@@ -505,7 +505,7 @@ class ShardWriter:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Say whether a path holds anything but a header that is just being written."""
+    """Say whether a path holds anything but a header that is being written."""
     if not path.exists():
         return False
     return not path.is_dir() or any(not inside.name.startswith(".") for inside in path.iterdir())
