@@ -204,6 +204,21 @@ def test_a_store_cut_at_any_byte_of_its_last_shard_loses_at_most_that_shard(
     assert torch.equal(found, torch.stack([vectors(n) for n in kept]).half())
 
 
+def test_what_a_killed_write_left_is_removed_a_day_later(store: FeatureStore) -> None:
+    """A kill leaves a hidden temporary file of the size of a shard, and nothing removed it."""
+    shards = store.path / "shards"
+    left, fresh = (shards / f".w-00000.{n}a2b3c4d.tmp.safetensors" for n in (1, 2))
+    foreign = shards / ".notes.tmp.txt"
+    for path in (left, fresh, foreign):
+        path.write_bytes(b"x")
+    for path in (left, foreign):
+        os.utime(path, (1, 1))
+    assert len(FeatureStore.create(store.path, HEADER)) == 10
+    assert not left.exists()
+    assert fresh.exists(), "another process may be writing it"
+    assert foreign.exists()
+
+
 def test_a_header_that_does_not_open_is_named_when_read(store: FeatureStore) -> None:
     victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
     size = victim.stat().st_size

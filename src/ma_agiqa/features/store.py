@@ -16,7 +16,7 @@ first read. A damaged shard is named, its images count as missing, and the rest 
 
 Vectors of two encoders never share a store, and a question is its text: both are compared, and
 the error says what differs.
-This file does not lock, delete or compute vectors (`extract.py`).
+This file does not lock, delete vectors or compute them (`extract.py`).
 
 Shapes: n images, K questions, D width.
 """
@@ -41,7 +41,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError, OutputError
-from ma_agiqa.files import sha256, write_atomically
+from ma_agiqa.files import remove_leftovers, sha256, write_atomically
 from ma_agiqa.lmm.encoder import (
     Question,
     diff_identity,
@@ -330,6 +330,7 @@ class FeatureStore:
                     "is there and is no feature store", path=path, remedy="give a new folder"
                 )
             header.write(path)
+        remove_leftovers(path / FOLDER)
         store = cls.open(path)  # what stands there now, if another process was first
         store.header.require_encoder(header.encoder, source=path)
         store.header.columns_of(header.questions, source=path)
