@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ma_agiqa.evaluation.ridge import STRENGTHS, RidgePath, fit_ridge
+from ma_agiqa.evaluation.probe import ALPHAS, RidgePath, fit_ridge
 from ma_agiqa.files import write_atomically
 from ma_agiqa.provenance import environment
 
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         "features": options.features,
         "form": path.form,
         "lanczos_steps": path.steps,
-        "strengths_asked": len(STRENGTHS),
-        "strengths_solved": len(path.strengths),
-        "strength": path.strengths[int(errors.argmin())],
+        "strengths_asked": len(ALPHAS),
+        "strengths_solved": len(path.alphas),
+        "strength": path.alphas[int(errors.argmin())],
         "load_average_before": load,
         "seconds": seconds,
         "seconds_fit": fitted - started,

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ma_agiqa.features.content import hash_files
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL
 
 IMAGES, WIDTH = 50, 8

@@ -20,7 +20,7 @@ from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import FeatureError
-from ma_agiqa.evaluation import logistic, metrics
+from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import probe
 from ma_agiqa.features.store import FeatureStore
 
@@ -35,7 +35,7 @@ def desk(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten images hardly fix a logistic curve, and its search would take most of the time."""
-    monkeypatch.setattr(logistic, "MAX_EVALUATIONS", 60)
+    monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 60)
 
 
 def results(desk: Path) -> dict[str, Any]:

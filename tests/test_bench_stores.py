@@ -12,7 +12,7 @@ from ma_agiqa.bench.stores import select_questions
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import FeatureError
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 
 

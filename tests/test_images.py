@@ -327,3 +327,9 @@ def test_enlarged_pictures_are_noticed_and_others_are_not(agiqa_3k: Path) -> Non
 @pytest.mark.parametrize("shape", [(1, 1, 3), (15, 400, 3), (64, 64, 3)])
 def test_small_and_flat_pictures_do_not_count_as_enlarged(shape: tuple[int, ...]) -> None:
     assert not images.enlarged(np.full(shape, 90, np.uint8))
+
+
+def test_a_matrix_is_read_as_the_array_it_holds() -> None:
+    """It ended the process: indexing a matrix keeps it two-dimensional."""
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    assert np.array_equal(read_image(np.asmatrix(grey)), read_image(grey))

@@ -153,6 +153,16 @@ def test_limits_hold_at_the_exact_size(tmp_path: Path) -> None:
             read_image(source, limits=Limits(max_pixels=99))
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF"])  # whose decoders have a limit of their own
+def test_what_pillow_takes_for_a_bomb_is_refused_and_not_called_damaged(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a bomb has more than twice as many
+    with pytest.raises(ImageError, match=r"more pixels than Pillow's limit.*\(reduce it"):
+        decode(data)
+
+
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_pixels=0"):
         Limits(max_pixels=0)

@@ -10,7 +10,7 @@ import torch
 
 from command_line import run
 from conftest import REPOSITORY
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 
 pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")

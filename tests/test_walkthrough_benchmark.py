@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from conftest import REPOSITORY
 from ma_agiqa.cli import app
-from ma_agiqa.evaluation import logistic
+from ma_agiqa.evaluation import metrics
 
 PAGE = (REPOSITORY / "docs/benchmark.md").read_text(encoding="utf-8")
 
@@ -48,7 +48,7 @@ def desk(agiqa_3k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "grid.toml").write_text(blocks("toml")[0])
     monkeypatch.chdir(tmp_path)
     # Twelve images hardly fix a logistic curve, and its search would take most of the time.
-    monkeypatch.setattr(logistic, "MAX_EVALUATIONS", 20)
+    monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 20)
     return tmp_path
 
 

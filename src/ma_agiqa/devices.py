@@ -1,17 +1,22 @@
-"""Which device runs the network, and what its memory errors look like.
+"""Which device runs the network, what its memory errors look like, and threads on a CPU.
 
-What this file does not do: move anything there, or change a global setting of torch.
+This file moves nothing to a device.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 
-from ma_agiqa.errors import UsageError
+from ma_agiqa.errors import UsageError, first_line
+from ma_agiqa.provenance import available_cores as available_cores
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
@@ -30,18 +35,10 @@ def resolve(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"device {device!r} cannot be used: {reason}", remedy="use auto or cpu"
+            f"device {device!r} cannot be used: {first_line(error)}", remedy="use auto or cpu"
         ) from error
     return chosen
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -60,3 +57,44 @@ def full_float32(device: torch.device) -> AbstractContextManager[Any]:
     return torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=False, allow_tf32=False
     )
+
+
+class SingleThreadPool:
+    """A pool of threads in each of which torch uses one thread; one `map` at a time.
+
+    A network of many small operations gains little from several threads on each operation, and
+    loses much where decoding takes one of them away: the others wait for it at the end of every
+    operation. Whole images side by side keep every core busy, and the result for one image does
+    not depend on the number of cores.
+
+    Args:
+        count: most pieces worked on at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(
+            count,
+            thread_name_prefix="ma-agiqa-single",
+            # A thread takes its number of threads when it first asks for it, for good.
+            initializer=torch.get_num_threads,
+        )
+
+    def map(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
+        """Return the results of `work` on all pieces, in order.
+
+        Raises:
+            Exception: what `work` raised for the first piece that failed.
+        """
+        with one_thread():
+            return list(self._pool.map(work, pieces))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch use one thread in threads that start now, and in this one, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ma_agiqa.errors import OutputError
+
+LEFTOVER_SECONDS = 24 * 3600.0
 
 
 def sha256(*paths: str | Path) -> str:
@@ -81,6 +85,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if not device:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, *, older_than: float = LEFTOVER_SECONDS) -> None:
+    """Remove temporary files of writes that were killed; recent ones may still be written to.
+
+    Args:
+        older_than: their age, in seconds.
+    """
+    for path in folder.glob(".*.tmp*"):
+        with suppress(OSError):
+            old = time.time() - path.stat().st_mtime > older_than
+            if old and re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?", path.name):
+                path.unlink()
 
 
 def _flush(path: Path) -> None:

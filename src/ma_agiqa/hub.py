@@ -1,71 +1,57 @@
-"""Model directories on the Hugging Face Hub, through the hub library's own mixin.
+"""The only place that downloads models from the Hugging Face Hub.
 
-Adds `from_pretrained`, `save_pretrained` and `push_to_hub` to a network. What goes up and
-comes down is a model directory as `models/checkpoint.py` writes and reads it: safetensors, our
-`config.json`, the model card. `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` are the hub
-library's business and work as everywhere.
+`HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` are the hub library's business and work as everywhere.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import ModelHubMixin
-
-from ma_agiqa import presets
-from ma_agiqa.config import ModelConfig
-from ma_agiqa.errors import ModelError
-from ma_agiqa.models import checkpoint
+from ma_agiqa.errors import ModelError, first_line
 
 
-class HubModel(ModelHubMixin):
-    """Mixin for networks that live in model directories.
+def fetch(
+    repository: str,
+    patterns: Sequence[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Return the local copy of a Hub repository; files that match are fetched if need be.
 
-    Attributes:
-        description: the configuration the network was loaded with; None for one built by
-            hand, which cannot be saved without.
-        card: text of its model card.
+    Args:
+        repository: `owner/name`.
+        patterns: names of files, with wildcards.
+        revision: branch, tag or commit.
+        cache_dir, force_download, local_files_only, token: of the Hub library.
+
+    Raises:
+        ModelError: this is not the name of a repository, or it cannot be fetched.
     """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository):
+        raise ModelError("no such directory, and not the name of a Hub repository", path=repository)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    description: ModelConfig | None = None
-    card: str = ""
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        if self.description is None:
-            raise ModelError(
-                "this network has no configuration to save with its weights",
-                path=save_directory,
-                remedy="set `model.description`, or write it with `checkpoint.save`",
-            )
-        checkpoint.save(save_directory, self, self.description, card=self.card)  # type: ignore[arg-type]
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **network: Any,  # the library passes what it finds in config.json; ours is read strictly
-    ) -> HubModel:
-        directory = presets.find(
-            model_id,
+    try:
+        directory = snapshot_download(
+            repository,
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
+            allow_patterns=list(patterns),
         )
-        model, config = checkpoint.load(directory)
-        if not isinstance(model, cls):
-            raise ModelError(
-                f"holds a {type(model).__name__}, expected {cls.__name__}", path=model_id
-            )
-        model.description = config
-        card = directory / checkpoint.CARD
-        model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
-        return model
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"no such directory here, and cannot be fetched from the Hub: {first_line(error)}",
+            path=repository,
+            remedy="check the name, the network, or HF_HUB_OFFLINE",
+        ) from error
+    return Path(directory)

@@ -13,7 +13,9 @@ What becomes of the unusual kinds:
     animated, many pages  the first frame
     float, 32-bit, LAB    refused: what white is, or how to show it, is not in the file
 
-The format is found from the content, never from the file name. Colour profiles and PNG gamma
+The format is found from the content, never from the file name. A format that is not read is
+recognised where that helps, so that the error can name it: a HEIC photograph, or a web page saved
+as `.jpg`. Colour profiles and PNG gamma
 are not applied: values stay as stored, as in the data sets that the models are trained on.
 Limits are checked on the header, before memory is spent. No setting of Pillow is changed, and
 one is relied on: a program that sets its LOAD_TRUNCATED_IMAGES gets truncated images as well.
@@ -29,14 +31,21 @@ import stat
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ma_agiqa.errors import ImageError
-from ma_agiqa.image_formats import DECODERS, FORMATS, format_of
 from ma_agiqa.types import RGB
 
 if TYPE_CHECKING:
@@ -44,17 +53,61 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | torch.Tensor"
 
-CONVERT = f"convert it to one of {FORMATS}"
+
+class Format(NamedTuple):
+    """A file format that is read.
+
+    Attributes:
+        decoder: Pillow's. `Image.open` would check the size against Pillow's own limit, which is
+            below ours, and would warn before we can refuse; the decoder itself does neither.
+        suffixes: lower case, of files taken as such when a folder is walked.
+        starts: first bytes; none where `format_of` looks closer.
+    """
+
+    decoder: type[ImageFile]
+    suffixes: tuple[str, ...]
+    starts: tuple[bytes, ...]
+
+
+FORMATS = {
+    "PNG": Format(PngImageFile, (".png", ".apng"), (b"\x89PNG\r\n\x1a\n",)),
+    "JPEG": Format(JpegImageFile, (".jpg", ".jpeg", ".jpe", ".jfif"), (b"\xff\xd8\xff",)),
+    "WebP": Format(WebPImageFile, (".webp",), ()),
+    "AVIF": Format(AvifImageFile, (".avif",), ()),
+    "BMP": Format(BmpImageFile, (".bmp", ".dib"), (b"BM",)),
+    "TIFF": Format(TiffImageFile, (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    "GIF": Format(GifImageFile, (".gif",), (b"GIF87a", b"GIF89a")),
+}
+"""Every format that is read, and nothing else that Pillow could read."""
+
+NOT_READ = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"8BPS": "Photoshop",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"\0\0\1\0": "ICO",
+    b"%PDF": "PDF",
+    b"\x93NUMPY": "NumPy",
+    b"PK\x03\x04": "ZIP",
+    b"<svg": "SVG",
+    b"<?xml": "XML or SVG",
+    b"<!DOCTYPE html": "HTML",
+    b"<!doctype html": "HTML",
+    b"<html": "HTML",
+    b"version https://git-lfs": "Git LFS pointer",
+}
+"""First bytes of formats that are recognised only to be named in an error."""
+
+STARTS = {start: name for name, kind in FORMATS.items() for start in kind.starts} | NOT_READ
+
+IMAGE_SUFFIXES = frozenset(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
+"""Suffixes, lower case, of files taken as images when a folder is walked."""
+
+CONVERT = f"convert it to one of {', '.join(FORMATS)}"
 
 STRIP_PIXELS = 2**22  # converted at a time, so that a large image is not held four times
-
-# fmt: off
-IMAGE_SUFFIXES = frozenset([
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".dib",
-    ".tif", ".tiff", ".gif",
-])
-# fmt: on
-"""Suffixes, lower case, of files taken as images when a folder is walked."""
 
 
 @dataclass(frozen=True)
@@ -174,17 +227,36 @@ def decode(
     kind = format_of(data)
     if kind is None:
         raise ImageError("is not an image", path=name, remedy=CONVERT)
-    if kind not in DECODERS:
+    if kind not in FORMATS:
         raise ImageError(f"holds {kind} data, a format that is not read", path=name, remedy=CONVERT)
     try:
-        image = DECODERS[kind](BytesIO(data))
+        image = FORMATS[kind].decoder(BytesIO(data))
     except Exception as error:  # see _damaged
         raise _damaged(error, name=name, kind=kind) from error
     return _from_pil(image, name=name, limits=limits)
 
 
+def format_of(data: bytes) -> str | None:
+    """Name the format from its first bytes; None when unknown."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:8] == b"ftyp":  # a box: size, "ftyp", major brand, version, further brands
+        end = min(int.from_bytes(data[:4], "big"), 1024)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        return "HEIC" if brands & {b"heic", b"heix", b"hevc", b"mif1"} else "video"
+    return next((name for start, name in STARTS.items() if data.startswith(start)), None)
+
+
 def _damaged(error: Exception, *, name: str, kind: str) -> ImageError:
     """Describe a failed decode; decoders meet damaged files with errors of almost any class."""
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, in some decoders
+        return ImageError(
+            "has more pixels than Pillow's limit, Image.MAX_IMAGE_PIXELS, allows",
+            path=name,
+            remedy="reduce it, or raise that limit if you trust the file",
+        )
     detail = f"{error}".strip() or type(error).__name__
     if kind == "AVIF" and not features.check("avif"):
         return ImageError(detail, path=name, remedy="install Pillow from its own wheel")
@@ -273,6 +345,7 @@ def _upright(rgb: RGB, orientation: int) -> RGB:
 
 
 def _from_array(array: NDArray[Any], *, name: str, limits: Limits) -> RGB:
+    array = np.asarray(array)  # a subclass such as np.matrix indexes in its own way
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ImageError(

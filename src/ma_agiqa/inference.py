@@ -26,9 +26,7 @@ import torch
 from ma_agiqa import devices, images, presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
-from ma_agiqa.features.content import hash_source
-from ma_agiqa.features.sources import SemanticSource, open_source
-from ma_agiqa.lanes import Lanes
+from ma_agiqa.features.source import SemanticSource, hash_source, open_source
 from ma_agiqa.lookahead import Pending, Prepared, Window, reason
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models import preprocess as preprocessing
@@ -118,9 +116,12 @@ class Scorer:
         self.device = devices.resolve(device)
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
-        self._lanes: Lanes | None = None
+        self._lanes: devices.SingleThreadPool | None = None
         if self.device.type == "cpu" and model.alone:
-            self._lanes, default_batch = Lanes(default_workers), 2 * default_workers
+            self._lanes, default_batch = (
+                devices.SingleThreadPool(default_workers),
+                2 * default_workers,
+            )
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
         self.model = model.to(self.device).eval()

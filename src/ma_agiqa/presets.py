@@ -10,7 +10,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ma_agiqa.errors import ModelError, UsageError
+from ma_agiqa.errors import UsageError
+from ma_agiqa.hub import fetch
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 
@@ -85,8 +86,9 @@ def find(
             raise UsageError(f"{name!r} does not ship with the package: {MODELS[name].needs}")
         return directory
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _from_hub(
+        return fetch(
             name,
+            ("model.safetensors", "config.json", "README.md"),
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
@@ -98,34 +100,3 @@ def find(
         f"no model named {name!r}, and no such directory",
         remedy=f"close: {', '.join(close)}" if close else "`ma-agiqa models` lists them",
     )
-
-
-def _from_hub(
-    name: str,
-    *,
-    revision: str | None,
-    cache_dir: str | Path | None,
-    force_download: bool,
-    local_files_only: bool,
-    token: str | bool | None,
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        directory = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=["model.safetensors", "config.json", "README.md"],
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"no such directory here, and not to be had from the Hub: {error}",
-            path=name,
-            remedy="check the name, the network, or HF_HUB_OFFLINE",
-        ) from error
-    return Path(directory)

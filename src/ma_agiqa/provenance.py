@@ -51,12 +51,19 @@ def environment() -> Environment:
 
 def hardware() -> str:
     """Return processor model and usable cores, then the GPU: `Xeon, 2 cores; NVIDIA H100`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     machine = f"{_processor()}, {cores} core{'' if cores == 1 else 's'}"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         machine += f"; {torch.cuda.get_device_name()}"
     return machine
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from command_line import run
 from ma_agiqa.errors import UsageError
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import Question, open_encoder
 from ma_agiqa.types import RGB

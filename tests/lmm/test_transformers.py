@@ -15,7 +15,7 @@ from torch import Tensor
 
 from command_line import run
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
-from ma_agiqa.features.content import hash_files, key_of
+from ma_agiqa.features.source import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, recorded_settings
 from ma_agiqa.lmm.transformers import (

@@ -17,9 +17,8 @@ from command_line import save_model
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
-from ma_agiqa.features.content import hash_files
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import Question, to_record
 from ma_agiqa.models import checkpoint
 from ma_agiqa.training import datasets
@@ -191,7 +190,7 @@ def test_a_model_with_semantics_is_tuned_from_its_own_store(
         columns=TableColumns(),
         scale=None,
     )
-    from ma_agiqa.training.semantics import vectors_of
+    from ma_agiqa.features.source import vectors_of
 
     got = vectors_of(opened, sets[0].samples.subset([0, 1, 2]), config=start.config)
     assert got is not None

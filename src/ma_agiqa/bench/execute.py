@@ -24,10 +24,15 @@ from ma_agiqa.bench.material import Material
 from ma_agiqa.bench.models import DirectorySpec, PeerSpec, ProbeSpec, ScoresSpec, TrainSpec
 from ma_agiqa.data.samples import require_images
 from ma_agiqa.errors import UsageError
-from ma_agiqa.evaluation import protocol
+from ma_agiqa.evaluation import report as protocol
 from ma_agiqa.evaluation.probe import features_of, fit_probe
-from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
-from ma_agiqa.evaluation.scores import evaluate_scores, scores_of, with_direction
+from ma_agiqa.evaluation.report import (
+    EvaluationReport,
+    evaluate_predictions,
+    evaluate_scores,
+    scores_of,
+    with_direction,
+)
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import write_atomically
 from ma_agiqa.models import checkpoint

@@ -30,9 +30,9 @@ from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.evaluation.scores import read_scores, scores_of
-from ma_agiqa.features import header
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.evaluation.report import read_scores, scores_of
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import read_header
 from ma_agiqa.text import hint
 from ma_agiqa.training.starts import STARTS
 
@@ -117,7 +117,7 @@ def _digest(spec: ModelSpec, materials: Sequence[Material]) -> str:
 
 
 def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:
-    found = header.read(store)
+    found = read_header(store)
     own = {question.name: question for question in found.questions}
     for vector in vectors:
         if vector not in own:
@@ -140,7 +140,7 @@ def _scores_digest(spec: ScoresSpec, materials: Sequence[Material]) -> str:
 
 def _directory_digest(spec: DirectorySpec) -> str:
     if spec.store is not None:
-        header.read(spec.store)
+        read_header(spec.store)
     on_hub = spec.model.count("/") == 1 and not spec.model.startswith((".", "/", "~"))
     if on_hub and not Path(spec.model).is_dir():
         return spec.revision or ""  # its files are fetched when its turn comes

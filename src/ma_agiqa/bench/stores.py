@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ma_agiqa.data.samples import Samples, require_images
-from ma_agiqa.features.content import hash_files
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 
 

@@ -75,19 +75,18 @@ def evaluate(
     from rich.console import Console
 
     from ma_agiqa.data.samples import TableColumns
-    from ma_agiqa.evaluation import scatter
-    from ma_agiqa.evaluation.tables import render
+    from ma_agiqa.evaluation.report import check_plot, render, scatter
 
     columns = TableColumns(image_column, score_column, prompt_column)
     if lower_is_better and scores is None:
         raise UsageError("--lower-is-better belongs to --scores")
     if plot is not None:
-        scatter.check(plot)
+        check_plot(plot)
     if scores is not None:
         _refuse(context, OF_A_MODEL, beside="--scores")
         report = _of_scores(scores, lower_is_better, data, root, split, target, columns, resamples)
     else:
-        from ma_agiqa.evaluation.protocol import evaluate as run
+        from ma_agiqa.evaluation.report import evaluate as run
         from ma_agiqa.inference import load
 
         scorer = load(
@@ -115,7 +114,7 @@ def evaluate(
     if predictions is not None:
         report.write_predictions(predictions)
     if plot is not None:
-        scatter.scatter(report, plot)
+        scatter(report, plot)
     render(report, Console())
 
 
@@ -142,7 +141,7 @@ def _of_scores(
     resamples: int,
 ) -> EvaluationReport:
     from ma_agiqa.data import datasets, splits
-    from ma_agiqa.evaluation.scores import evaluate_scores
+    from ma_agiqa.evaluation.report import evaluate_scores
 
     name, part = splits.parse(split, default_part="test")
     samples = datasets.load(data, root, columns)

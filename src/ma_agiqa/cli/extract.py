@@ -114,7 +114,7 @@ def extract(
         prompts = _part(prompts, part)
 
     from ma_agiqa.features.extract import extract as run
-    from ma_agiqa.features.official import import_official as import_files
+    from ma_agiqa.features.extract import import_official as import_files
     from ma_agiqa.lmm.encoder import OFFICIAL, default_questions, open_encoder, read_questions
 
     if lmm is None and import_official is None:
@@ -183,12 +183,11 @@ def _open(
     store: Path, encoder: SemanticEncoder | None, questions: tuple[Question, ...]
 ) -> FeatureStore:
     """Open or make the store of an encoder; without one, of official files."""
-    from ma_agiqa.features.header import Header
-    from ma_agiqa.features.official import IDENTITY, WIDTH
-    from ma_agiqa.features.store import FeatureStore
+    from ma_agiqa.features.extract import OFFICIAL_IDENTITY, OFFICIAL_WIDTH
+    from ma_agiqa.features.store import FeatureStore, Header
 
-    identity = IDENTITY if encoder is None else encoder.identity
-    width = WIDTH if encoder is None else encoder.width
+    identity = OFFICIAL_IDENTITY if encoder is None else encoder.identity
+    width = OFFICIAL_WIDTH if encoder is None else encoder.width
     return FeatureStore.create(store, Header(encoder=identity, width=width, questions=questions))
 
 

@@ -53,7 +53,7 @@ def peer(
     from ma_agiqa.bench.peers import Peer, filled
     from ma_agiqa.data import datasets
     from ma_agiqa.data.samples import TableColumns
-    from ma_agiqa.evaluation.scores import write_scores
+    from ma_agiqa.evaluation.report import write_scores
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: scores are written as CSV", remedy="end the name in .csv")
@@ -92,7 +92,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[R
     Beside it, whether the measure was asked and gave no number.
     """
     from ma_agiqa.bench.peers import NoScoreError
-    from ma_agiqa.features.content import content_hash
+    from ma_agiqa.features.source import content_hash
     from ma_agiqa.images import read_bytes
     from ma_agiqa.lookahead import reason
 

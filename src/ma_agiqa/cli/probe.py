@@ -59,7 +59,7 @@ def probe(
     from ma_agiqa.data import datasets, splits
     from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.probe import probe as run
-    from ma_agiqa.evaluation.tables import render
+    from ma_agiqa.evaluation.report import render
     from ma_agiqa.features.store import FeatureStore
 
     name, part = splits.parse(split, default_part="test")
@@ -89,7 +89,7 @@ def probe(
     typer.echo(
         f"ridge regression on {len(fitted.path.weights)} features "
         f"({', '.join(fitted.vectors)}) of {fitted.train} images; of {len(fitted.trials)} "
-        f"strengths, {fitted.strength:g} had the least squared error on {fitted.val} others"
+        f"strengths, {fitted.alpha:g} had the least squared error on {fitted.val} others"
     )
 
 

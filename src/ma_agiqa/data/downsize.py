@@ -29,6 +29,7 @@ from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, ImageError, UsageError
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.images import read_image
+from ma_agiqa.provenance import available_cores
 from ma_agiqa.types import RGB
 
 SHORT_SIDE = 512
@@ -122,7 +123,7 @@ def downsize(
             if on_image is not None:
                 on_image()
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders free the GIL
+    with ThreadPoolExecutor(workers or available_cores()) as pool:  # decoders free the GIL
         outcomes = list(pool.map(work, samples.path))
     count = Counter(outcome for outcome, _ in outcomes)
     failed = {

@@ -26,6 +26,7 @@ from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, ImageError, UsageError
 from ma_agiqa.images import is_image_path, read_image
+from ma_agiqa.provenance import available_cores
 from ma_agiqa.text import join_some
 from ma_agiqa.types import RGB
 
@@ -154,7 +155,7 @@ def verify(
                 on_image()
         return None if reason is None else Problem(str(path), reason, DOWNLOAD_AGAIN)
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders free the GIL
+    with ThreadPoolExecutor(workers or available_cores()) as pool:  # decoders free the GIL
         damaged = [problem for problem in pool.map(check, present) if problem is not None]
     extra = _extra(samples)
     known = {Path(name).name for name in info.checksums}

@@ -1,4 +1,4 @@
-"""How far a metric could have moved with other images of the same kind.
+"""Confidence intervals: how far a metric moves with other images of the same kind.
 
 The percentile bootstrap: draw n images with replacement, compute the metric, repeat; the
 interval holds the middle 95 % of the values. Images are drawn one by one, so images of one
@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.logistic import fit_logistic
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 
@@ -104,13 +103,13 @@ def bootstrap_all(
     plain = {name: METRICS[name] for name in ("srcc", "plcc_raw", "krcc")}
     values = {name: metric(mos, pred) for name, metric in METRICS.items()}
     draws: dict[str, list[float]] = {name: [] for name in METRICS}
-    whole = fit_logistic(mos, pred) if len(mos) >= metrics.MIN_PAIRS else None
+    whole = metrics.logistic_fit(mos, pred) if len(mos) >= metrics.MIN_PAIRS else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", metrics.MetricWarning)
         for i in _resamples(len(mos), resamples, seed):
             for name, metric in plain.items():
                 draws[name].append(metric(mos[i], pred[i]))
-            fit = None if whole is None else fit_logistic(mos[i], pred[i], near=whole)
+            fit = None if whole is None else metrics.logistic_fit(mos[i], pred[i], near=whole)
             draws["plcc_fitted"].append(np.nan if fit is None else metrics.plcc_of(fit, mos[i]))
             draws["rmse_fitted"].append(np.nan if fit is None else metrics.rmse_of(fit, mos[i]))
     return {name: _interval(values[name], draws[name], level=level) for name in METRICS}

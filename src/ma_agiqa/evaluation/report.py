@@ -1,8 +1,25 @@
-"""The record of one evaluation: which model on which images, how good, how sure, made how.
+"""One evaluation from predictions to its record, and the record as table, plot and file.
 
-Nothing is dropped: there is one prediction per image of the part, asserted. Caveats of the
-split and warnings of the metrics are part of the record, so that whatever shows a number
-can show them too. Drawing is elsewhere: `tables.py` for terminals, `scatter.py` for plots.
+    evaluate               a model on one part of one split
+    evaluate_scores        scores that another program gave, a table of `name` and `score`
+    evaluate_predictions   any predictions: what both come down to
+    EvaluationReport       which model on which images, how good, how sure, made how
+    render, scatter        the report on a terminal, and as a plot
+
+Nothing is dropped, shuffled or skipped: there is one prediction per image of the part, and an
+image that cannot be scored stops the evaluation with its name, because a figure on the rest would
+be a figure on another data set. Training images of the model among those judged are counted and
+named. Caveats of the split and warnings of the metrics are part of the record, so that whatever
+shows a number can show them too.
+
+In a table of scores, a row belongs to the image of that name; the order does not matter and
+further rows are ignored. Nothing is reversed automatically: where lower is better the caller says
+so, the scores are negated, and the report says that they were. Where the caller does not, and the
+relation is falling, the report says that too.
+
+The plot shows what a correlation hides: one dot per image, coloured by the first tabulated group
+(the generator of AGIQA-3K), and the logistic curve of the fitted metrics. It is not drawn through
+pyplot, so it touches no display and no global state.
 
 Shapes: n images of the evaluated part.
 """
@@ -15,29 +32,62 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from ma_agiqa.data.samples import Samples
-from ma_agiqa.data.splits import PROMPT, Split
-from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.config import ModelConfig
+from ma_agiqa.data import datasets, splits
+from ma_agiqa.data.samples import (
+    Samples,
+    TableColumns,
+    number_column,
+    read_table,
+    require_images,
+    text_column,
+)
+from ma_agiqa.data.splits import PROMPT, Rows, Split
+from ma_agiqa.errors import DataError, MissingExtraError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
-from ma_agiqa.files import write_atomically
+from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.provenance import Environment, environment
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
+
+if TYPE_CHECKING:
+    from ma_agiqa.inference import Scorer
 
 PER_IMAGE = ("names", "mos", "pred", "labels")
+NAME, SCORE = "name", "score"
+FALLING = "the relation is falling; if lower is better in these scores, say so"
+
+LABELS = {
+    "srcc": "SRCC",
+    "plcc_raw": "PLCC, raw",
+    "plcc_fitted": "PLCC, fitted",
+    "krcc": "KRCC",
+    "rmse_fitted": "RMSE, fitted",
+}
+
+SUFFIXES = (".png", ".svg", ".pdf")
+"""Of plots."""
+
+COLOURS = 10  # of the palette `tab10`; more values share a grey one
+TITLE_WIDTH = 90  # characters that fit above the plot
 
 
 @dataclass(frozen=True)
 class GroupRow:
-    """How the images of one group fare; metrics of fewer than 5 images are NaN.
+    """The result on the images of one group; metrics of fewer than 5 images are NaN.
 
     Attributes:
         value: the group, e.g. a generator's name.
@@ -64,7 +114,7 @@ class EvaluationReport:
         n: images evaluated; all of the part.
         metrics: by name, each with its interval.
         groups: group -> one row per value, in alphabetical order.
-        names, mos, pred: the predictions behind all this, each of length n.
+        names, mos, pred: of each image, each of length n.
         labels: group -> the value of each image, of length n.
         environment: machine, versions, commit, date.
         command: what reproduces it; "" when called from Python.
@@ -157,7 +207,7 @@ def evaluate_predictions(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", metrics.MetricWarning)
         figures = bootstrap_all(mos, scores, resamples=resamples, seed=seed)
-    told = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
+    warned = [str(w.message) for w in caught if issubclass(w.category, metrics.MetricWarning)]
     return EvaluationReport(
         model=model,
         dataset=samples.dataset,
@@ -165,7 +215,7 @@ def evaluate_predictions(
         split=split.name,
         part=part,
         protocol=split.protocol,
-        caveats=(*split.caveats, *dict.fromkeys(told)),
+        caveats=(*split.caveats, *dict.fromkeys(warned)),
         n=len(chosen),
         metrics=figures,
         groups={key: _group_rows(chosen.groups[key], mos, scores) for key in keys},
@@ -186,7 +236,7 @@ def _check(scores: NDArray[np.float64], chosen: Samples) -> None:
     if len(bad):
         raise DataError(
             f"{len(bad)} of {len(chosen)} predictions are NaN or infinite: "
-            f"{some([chosen.name[i] for i in bad])}"
+            f"{join_some([chosen.name[i] for i in bad])}"
         )
 
 
@@ -223,3 +273,310 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+# Judging a model
+
+
+def evaluate(
+    scorer: Scorer,
+    *,
+    data: str,
+    root: Path,
+    split: str,
+    target: str | None = None,
+    columns: TableColumns | None = None,
+    resamples: int = RESAMPLES,
+    command: str = "",
+) -> EvaluationReport:
+    """Score the images of `split` (`NAME:PART`) and compare with people.
+
+    Args:
+        target: which human score; None takes the one the model was trained on where the
+            data set has it, else the data set's own.
+        columns: of a table given as `data`.
+        resamples: bootstrap resamples of each interval.
+        command: what was run; stands in the report.
+
+    Raises:
+        UsageError: unknown data set, split, part or target.
+        DataError: images are missing or cannot be scored.
+    """
+    name, part = splits.parse(split, default_part="test")
+    samples = datasets.load(data, root, columns)
+    chosen = splits.resolve(name, samples, root)
+    rows = chosen.part(part)
+    judged = samples.subset(rows)
+    require_images(judged)
+    report = evaluate_predictions(
+        samples,
+        chosen,
+        part,
+        predict(scorer, judged),
+        target=target or _target(scorer, samples),
+        model=scorer.name,
+        resamples=resamples,
+        command=command,
+    )
+    seen = seen_in_training(scorer.config, samples, rows, root)
+    return dataclasses.replace(report, caveats=(*report.caveats, *seen))
+
+
+def _target(scorer: Scorer, samples: Samples) -> str:
+    trained = scorer.config.trained_on
+    if trained is not None and trained.target in samples.targets:
+        return trained.target
+    return next(iter(samples.targets))
+
+
+def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
+    """Return the score of each image, (n,).
+
+    Raises:
+        DataError: an image cannot be scored; all such are counted and the first few named.
+    """
+    words = dict(zip(samples.path, samples.groups.get(PROMPT, ()), strict=False))
+    scores = list(scorer.score(samples.path, prompt=words.get))
+    failed = [f"{score.path}: {score.error}" for score in scores if score.error is not None]
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(samples)} images could not be scored: {join_some(failed)}",
+            remedy="repair them; a figure on the rest would not be comparable",
+        )
+    return np.array([float(score) for score in scores])
+
+
+def seen_in_training(
+    config: ModelConfig, samples: Samples, rows: Rows, root: Path
+) -> tuple[str, ...]:
+    """Say how many of the judged images the model was trained or selected on."""
+    trained = config.trained_on
+    if trained is None or trained.dataset != samples.dataset:
+        return ()
+    try:
+        own = splits.resolve(trained.split, samples, root)
+    except (UsageError, DataError):
+        return (f"the model's own split {trained.split!r} cannot be checked for overlap here",)
+    seen = len(np.intersect1d(rows, np.concatenate([own.train, own.val])))
+    if not seen:
+        return ()
+    return (
+        f"{seen} of these {len(rows)} images were in the model's own training or validation "
+        f"part (split {trained.split!r}): not a measure of its quality",
+    )
+
+
+# Judging scores of another program
+
+
+def read_scores(path: str | Path) -> dict[str, float]:
+    """Return name -> score.
+
+    Raises:
+        DataError: no such file or column, a score that is no finite number, a name twice.
+    """
+    table = read_table(path)
+    names = text_column(table, NAME, source=path, allow_empty=False)
+    scores = number_column(table, SCORE, names=names, source=path)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"names that occur more than once: {join_some(repeated)}", path=path)
+    return dict(zip(names, scores.tolist(), strict=True))
+
+
+def write_scores(path: str | Path, scores: Mapping[str, float]) -> None:
+    """Write a CSV that `read_scores` reads, every digit of it.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([NAME, SCORE])
+    writer.writerows((name, repr(score)) for name, score in scores.items())
+    write_atomically(path, text.getvalue())
+
+
+def scores_of(
+    scores: Mapping[str, float], samples: Samples, *, source: str | Path
+) -> NDArray[np.float64]:
+    """Return the score of each image, (n,).
+
+    Raises:
+        DataError: images without a score; they are counted and the first few named.
+    """
+    absent = [name for name in samples.name if name not in scores]
+    if absent:
+        raise DataError(
+            f"has no score for {len(absent)} of {len(samples)} images of {samples.dataset}: "
+            f"{join_some(absent)}",
+            path=source,
+            remedy="names must be those of the data set; leave no image out",
+        )
+    return np.array([scores[name] for name in samples.name], dtype=np.float64)
+
+
+def evaluate_scores(
+    path: str | Path,
+    samples: Samples,
+    split: Split,
+    part: str = "test",
+    *,
+    lower_is_better: bool = False,
+    target: str | None = None,
+    model: str | None = None,
+    resamples: int = RESAMPLES,
+    command: str = "",
+) -> EvaluationReport:
+    """Judge the scores in a file on one part of a split.
+
+    Raises:
+        DataError: the file is damaged, or images have no score in it.
+        UsageError: unknown part or target.
+    """
+    judged = samples.subset(split.part(part))
+    scores = scores_of(read_scores(path), judged, source=path)
+    report = evaluate_predictions(
+        samples,
+        split,
+        part,
+        -scores if lower_is_better else scores,
+        target=target,
+        model=model or Path(path).stem,
+        resamples=resamples,
+        command=command,
+    )
+    return with_direction(report, negated=lower_is_better)
+
+
+def with_direction(report: EvaluationReport, *, negated: bool) -> EvaluationReport:
+    """Return the report with a note about the direction of the scores where it needs one."""
+    notes = ["lower is better in these scores: they were negated"] if negated else []
+    high = report.metrics["srcc"].high
+    if math.isfinite(high) and high < 0:
+        notes.append(FALLING if not negated else "negated, and yet the relation is falling")
+    return dataclasses.replace(report, caveats=(*report.caveats, *notes))
+
+
+# The report on a terminal
+
+
+def render(report: EvaluationReport, console: Console) -> None:
+    """Print the figures, one table per group, and the caveats."""
+    console.print(
+        f"[bold]{escape(report.model)}[/] on {escape(report.dataset)} ({escape(report.target)}), "
+        f"{escape(report.split)}:{report.part}, {report.n} images"
+    )
+    console.print(escape(report.protocol), style="dim")
+    console.print(_figures(report))
+    for key, rows in report.groups.items():
+        console.print(_group_table(key, rows))
+    for caveat in report.caveats:
+        console.print(f"[yellow]Note:[/] {escape(caveat)}.")
+    made = report.environment
+    commit = made.commit or "no commit"
+    console.print(escape(f"{made.hardware}; {commit}; {made.date}"), style="dim")
+
+
+def _figures(report: EvaluationReport) -> Table:
+    """Return one row per metric."""
+    level = next(iter(report.metrics.values())).level
+    table = Table("metric", "value", f"{100 * level:g} % interval")
+    for name, interval in report.metrics.items():
+        between = f"{number(interval.low)} to {number(interval.high)}"
+        table.add_row(LABELS[name], number(interval.value), between)
+    return table
+
+
+def _group_table(key: str, rows: tuple[GroupRow, ...]) -> Table:
+    """Return one row per value of a group."""
+    table = Table(escape(key))
+    for heading in ("n", "SRCC", "PLCC, raw", "mean MOS", "mean prediction"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        values = (row.srcc, row.plcc_raw, row.mean_mos, row.mean_pred)
+        table.add_row(escape(row.value), str(row.n), *map(number, values))
+    return table
+
+
+def number(value: float) -> str:
+    """Return four decimals, or a dash for an undefined value."""
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+# The report as a plot
+
+
+def scatter(report: EvaluationReport, path: str | Path) -> None:
+    """Draw prediction against human score as PNG, SVG or PDF, by suffix.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: the place cannot be written.
+        UsageError: a suffix matplotlib cannot write.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 6.4), dpi=150, layout="constrained")
+    draw(report, figure.add_subplot())
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lower()[1:])
+
+
+def check_plot(path: str | Path) -> None:
+    """Refuse what could never be drawn, before the work that leads to it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        UsageError: a suffix matplotlib cannot write.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"cannot draw to {str(path)!r}", remedy=f"end it in {' '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train") from error
+
+
+def draw(report: EvaluationReport, axes: Any) -> None:
+    """Draw `report` on matplotlib axes."""
+    mos, pred = np.array(report.mos), np.array(report.pred)
+    for value, members, colour in _groups(report):
+        axes.scatter(
+            pred[members], mos[members], s=14, alpha=0.65, linewidths=0, color=colour, label=value
+        )
+    if len(mos) >= metrics.MIN_PAIRS and np.ptp(pred) > 0:
+        grid = np.linspace(pred.min(), pred.max(), 200)
+        axes.plot(grid, metrics.logistic_fit(mos, pred)(grid), color="black", label="logistic fit")
+    axes.set_xlabel(f"prediction of {report.model}")
+    axes.set_ylabel(f"human score (MOS, {report.target})")
+    axes.set_title(_title(report), fontsize=9)
+    axes.legend(title=next(iter(report.labels), None), fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _groups(report: EvaluationReport) -> list[tuple[str, Any, str]]:
+    """Return name, members (n,) and colour of each group; one group when there are none."""
+    if not report.labels:
+        return [("images", np.ones(report.n, dtype=bool), "C0")]
+    labels = np.array(next(iter(report.labels.values())), dtype=object)
+    values = sorted(set(labels), key=lambda value: (-int((labels == value).sum()), value))
+    own = values if len(values) <= COLOURS else values[: COLOURS - 1]
+    groups = [(value, labels == value, f"C{i}") for i, value in enumerate(own)]
+    if len(own) < len(values):
+        others = ~np.isin(labels.astype(str), own)
+        groups.append((f"{len(values) - len(own)} others", others, "lightgrey"))
+    return groups
+
+
+def _title(report: EvaluationReport) -> str:
+    """Return what was measured, the figures with their intervals, and the caveats."""
+    what = f"{report.dataset} {report.split}:{report.part}, n = {report.n}"
+    figures = [
+        f"{LABELS[name]} {number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
+        for name, interval in report.metrics.items()
+    ]
+    lines = [what, ", ".join(figures[:2]), ", ".join(figures[2:4]), *figures[4:]]
+    notes = [line for caveat in report.caveats for line in wrap(caveat, TITLE_WIDTH)]
+    return "\n".join([*lines, *notes])

@@ -1,29 +1,45 @@
-"""Images -> vectors in a store: resumable, and stopped by no single image.
+"""Images -> vectors in a store, by an encoder (`extract`) or from the official script's files.
 
-Files are read, hashed and decoded in threads while the encoder works. An image whose content
-is in the store already is passed over before it is decoded, so a second run only reads files
-and never loads the LMM. What cannot be read or encoded becomes a failure with its reason.
-What this file does not do: know the encoder, or divide work between processes beyond taking
-note of shards that others have finished.
+A run can be resumed, and no single image stops it. Files are read, hashed and decoded in threads
+while the encoder works. An image whose content is in the store already is skipped before it is
+decoded, so a second run only reads files and never loads the LMM. What cannot be read or encoded
+becomes a failure with its reason.
+Several processes may fill one store: each takes note of the shards that others have finished.
+
+`import_official` reads what the official getFeature.py wrote: for an image `a.jpg`,
+`a_semantic_content.pt` and `a_coherence.pt`, each a float16 tensor (1, 4096). Those files are
+named by the stem, so two images of one stem have overwritten each other and are refused here. A
+file may store the whole batch of 8 that its tensor is a view of (67 KB instead of 10), of which
+only the view is taken. The files do not say which weights made them, so they count as made by an
+encoder of their own, unless the caller says which one it was.
+
+Shapes: K questions, D width.
 """
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ma_agiqa import devices
-from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.features.content import content_hash, key_of
+from ma_agiqa.errors import FeatureError, ImageError, first_line
+from ma_agiqa.features.source import content_hash, hash_source, key_of
 from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
 from ma_agiqa.images import decode, read_bytes
-from ma_agiqa.lmm.encoder import SemanticEncoder, encode_with_prompts, require_prompts
+from ma_agiqa.lmm.encoder import (
+    OFFICIAL,
+    SemanticEncoder,
+    encode_with_prompts,
+    require_prompts,
+)
 from ma_agiqa.lookahead import reason
 from ma_agiqa.types import RGB
 
@@ -33,10 +49,18 @@ WORTH_IT = 1.05
 
 MAX_DEFAULT_WORKERS = 8
 
+OFFICIAL_SUFFIXES = {"meaning": "_semantic_content.pt", "coherence": "_coherence.pt"}
+OFFICIAL_WIDTH = 4096
+OFFICIAL_IDENTITY = {
+    "encoder": "files of the official getFeature.py, weights unknown",
+    "width": OFFICIAL_WIDTH,
+}
+"""The encoder recorded for official vectors when the caller names none."""
+
 
 @dataclass(frozen=True)
 class Failure:
-    """An image there are no vectors of, and why."""
+    """An image that got no vectors, and why."""
 
     path: str
     reason: str
@@ -44,7 +68,7 @@ class Failure:
 
 @dataclass
 class Extraction:
-    """What a run did: images extracted, passed over as already there, and failed."""
+    """What a run did: images extracted, skipped because the store had them, and failed."""
 
     extracted: int = 0
     present: int = 0
@@ -64,7 +88,7 @@ class BatchSize:
         self._speed: float | None = None
 
     def succeeded(self, images: int, seconds: float) -> None:
-        """Take note of a batch; the first one is not measured, for it warms up."""
+        """Record a batch; the first one is not measured, because it warms up."""
         if not self._growing or images < self.size:
             return
         speed = images / max(seconds, 1e-9)
@@ -101,10 +125,10 @@ def extract(
     workers: int | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Extraction:
-    """Put the vectors of images into a store; those it has are passed over.
+    """Put the vectors of images into a store; skip images that it has.
 
     Args:
-        prompts: the words that generated each image, for questions that quote them.
+        prompts: the prompt of each image, for questions that quote it.
         batch_size: images per pass; found by trying when None, halved when memory is short.
         shard_size: images per shard; a kill loses at most so many.
         workers: threads that read and decode; one per core, at most 8, when None.
@@ -138,7 +162,7 @@ def extract(
 def _with_prompts(
     images: Iterable[str | Path], prompts: Sequence[str] | None, store: FeatureStore
 ) -> Iterator[tuple[str, str | None]]:
-    """Pair images with their words, equal words in a row; None where no question quotes them."""
+    """Pair images with their prompts, equal ones in a row; None where no question quotes them."""
     require_prompts(store.header.questions, prompts)
     if prompts is None or not store.header.quotes_prompts:
         return ((str(path), None) for path in images)
@@ -227,7 +251,7 @@ class _Run:
         self._encode(items[:middle])
         self._encode(items[middle:])
 
-    def _keep(self, item: _Item, vectors: torch.Tensor) -> None:
+    def _keep(self, item: _Item, vectors: Tensor) -> None:
         try:
             self.writer.add(item.key, vectors)
         except FeatureError as error:
@@ -239,3 +263,68 @@ class _Run:
     def _fail(self, path: str, why: str) -> None:
         self.done.failures.append(Failure(path, why))
         self.on_image()
+
+
+def import_official(
+    directory: str | Path,
+    images: Sequence[str | Path],
+    store: FeatureStore,
+    *,
+    on_image: Callable[[], None] = lambda: None,
+) -> Extraction:
+    """Put the official vectors of images into a store, by the content of each image.
+
+    Raises:
+        FeatureError: the store is not for the two official questions.
+        OutputError: a shard could not be written.
+    """
+    directory, done = Path(directory), Extraction()
+    if not directory.is_dir():
+        raise FeatureError("no such folder of official features", path=directory)
+    if store.header.questions != OFFICIAL:
+        raise FeatureError("official features answer the two official questions", path=store.path)
+    stems = Counter(Path(image).stem for image in images)
+    with store.writer() as writer:
+        for image in images:
+            try:
+                if stems[Path(image).stem] > 1:
+                    raise FeatureError("another image has this stem; official files mix them up")
+                sha256 = hash_source(image)
+                assert sha256 is not None
+                if store.has(sha256):
+                    done.present += 1
+                else:
+                    writer.add(sha256, read_vectors(directory, image, store.header.width))
+                    done.extracted += 1
+            except ImageError as error:
+                done.failures.append(Failure(str(image), reason(error)))
+            except FeatureError as error:
+                done.failures.append(Failure(str(image), str(error)))
+            on_image()
+    return done
+
+
+def read_vectors(directory: Path, image: str | Path, width: int) -> Tensor:
+    """Return the two vectors of an image in the order of `OFFICIAL`, (2, D).
+
+    Raises:
+        FeatureError: a file is missing, damaged, or holds another shape.
+    """
+    stem = Path(image).stem
+    return torch.stack(
+        [_vector(directory / (stem + OFFICIAL_SUFFIXES[q.name]), width) for q in OFFICIAL]
+    )
+
+
+def _vector(path: Path, width: int) -> Tensor:
+    try:
+        vector = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FeatureError("no such file", path=path) from error
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise FeatureError(f"damaged: {first_line(error)}", path=path) from error
+    if not isinstance(vector, Tensor) or not vector.is_floating_point():
+        raise FeatureError("holds no vector", path=path)
+    if tuple(vector.shape) != (1, width):
+        raise FeatureError(f"holds shape {tuple(vector.shape)}, expected (1, {width})", path=path)
+    return vector[0].clone()  # not the batch it may be a view of

@@ -340,11 +340,13 @@ def open_encoder(
         UsageError: an unknown dtype, device, layer or pool, or one that this model does not have.
         MissingExtraError: a package that the model needs is not installed.
     """
-    from ma_agiqa.experts import handcrafted
+    from ma_agiqa.lmm import handcrafted
 
     if str(name) == handcrafted.NAME:
         return DeferredEncoder(
-            identity=handcrafted.PARTS, width=handcrafted.WIDTH, load=handcrafted.HandcraftedEncoder
+            identity=handcrafted.IDENTITY,
+            width=handcrafted.WIDTH,
+            load=handcrafted.HandcraftedEncoder,
         )
     source = LMMS.get(str(name), name)
     place = devices.resolve(device)
@@ -409,9 +411,9 @@ def recorded_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_questions(encoder: SemanticEncoder) -> tuple[Question, ...]:
     """Return what an encoder is asked where the user names no questions."""
-    from ma_agiqa.experts import handcrafted
+    from ma_agiqa.lmm import handcrafted
 
-    plain = encoder.fingerprint == fingerprint_of(handcrafted.PARTS)
+    plain = encoder.fingerprint == fingerprint_of(handcrafted.IDENTITY)
     return (handcrafted.QUESTION,) if plain else OFFICIAL
 
 

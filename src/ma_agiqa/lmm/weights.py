@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ma_agiqa.errors import ModelError, first_line
+from ma_agiqa.hub import fetch
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
 SAFETENSORS_INDEX, SAFETENSORS = "model.safetensors.index.json", "model.safetensors"
@@ -40,27 +40,6 @@ _AGAIN = "the download is incomplete or damaged; fetch the file again"
 
 
 # --- finding ---------------------------------------------------------------------------------
-
-
-def fetch(repository: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
-    """Return the local copy of a Hub repository; files that match are fetched if need be.
-
-    Raises:
-        ModelError: this is not the name of a repository, or it cannot be fetched.
-    """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository):
-        raise ModelError("no such directory, and not the name of a Hub repository", path=repository)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot be fetched from the Hub: {first_line(error)}",
-            path=repository,
-            remedy="check the name and the network, or give a local directory",
-        ) from error
 
 
 def locate(

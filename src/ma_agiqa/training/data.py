@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ma_agiqa.config import Preprocess
+from ma_agiqa.devices import one_thread
 from ma_agiqa.images import read_image
-from ma_agiqa.lanes import one_thread
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.views import View, global_view, local_view, reduce_whole

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ma_agiqa.errors import FeatureError, MissingExtraError, ModelError
-from ma_agiqa.hub import HubModel
+from ma_agiqa.models.hub_mixin import HubModel
 from ma_agiqa.models.mixture import GatedMixture, Mixture, SemanticProjection
 from ma_agiqa.models.paper.visual import VisualExpert
 from ma_agiqa.models.prediction import Prediction, QualityNetwork

@@ -17,11 +17,9 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, FeatureError, UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.probe import features_of, fit_probe, probe
-from ma_agiqa.evaluation.ridge import STRENGTHS
-from ma_agiqa.features.content import hash_files
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.evaluation.probe import ALPHAS, features_of, fit_probe, probe
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL
 
 IMAGES, WIDTH = 60, 16
@@ -62,9 +60,9 @@ def test_the_report_is_of_the_test_part_and_the_choice_of_validation(desk: Path)
     fitted, report = probe(store, samples, split, resamples=100)
     assert report.names == samples.subset(split.test).name
     assert (fitted.train, fitted.val, report.n) == (42, 6, 12)
-    assert [trial.strength for trial in fitted.trials] == pytest.approx(list(STRENGTHS))
+    assert [trial.alpha for trial in fitted.trials] == pytest.approx(list(ALPHAS))
     best = min(fitted.trials, key=lambda trial: trial.rmse)
-    assert fitted.strength == best.strength
+    assert fitted.alpha == best.alpha
     val = features_of(store, samples.subset(split.val))
     mos = samples.target()[split.val]
     assert best.rmse == pytest.approx(np.sqrt(np.mean((mos - fitted.predict(val)) ** 2)))
@@ -100,14 +98,26 @@ def test_a_strength_at_the_end_of_the_grid_is_a_caveat(desk: Path) -> None:
     # Six scores that the vectors say nothing of: which end is best is their chance.
     split = splits.resolve("random-0", noise, desk)
     fitted, report = probe(store, noise, split, vectors=["coherence"], resamples=100)
-    assert fitted.strength in (STRENGTHS[0], STRENGTHS[-1])
-    assert f"the chosen strength {fitted.strength:g} is an end of the grid" in report.caveats
+    assert fitted.alpha in (ALPHAS[0], ALPHAS[-1])
+    assert f"the chosen strength {fitted.alpha:g} is an end of the grid" in report.caveats
 
 
 def test_a_missing_vector_is_counted_and_named(desk: Path) -> None:
     (desk / "images/7.png").write_bytes(b"another picture now")
     with pytest.raises(FeatureError, match=r"no vectors of 1 of 60 images of table: images/7\.png"):
         features_of(FeatureStore.open(desk / "store"), samples_of(desk))
+
+
+def test_a_changed_byte_in_a_store_ends_the_probe_with_the_shard_named(desk: Path) -> None:
+    """It ran to the end: the vectors were others, and nobody compared the sha256."""
+    (shard,) = (desk / "store/shards").glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1000] ^= 1
+    shard.write_bytes(content)
+    done = run(*words(desk))
+    assert done.exit_code != 0
+    assert "no vectors of 42 of 42 images of table" in done.stderr
+    assert f"{shard.name}: damaged shard: sha256" in done.stderr.replace("\n", "")
 
 
 def test_a_missing_image_is_counted_and_named(desk: Path) -> None:
@@ -168,7 +178,7 @@ def test_the_command_prints_and_writes_figures_and_predictions(desk: Path) -> No
     assert report["probe"]["vectors"] == ["meaning"]
     assert report["probe"]["features"] == WIDTH
     assert report["probe"]["encoder"] == {"encoder": "made up"}
-    assert len(report["probe"]["trials"]) == len(STRENGTHS)
+    assert len(report["probe"]["trials"]) == len(ALPHAS)
     with csv_out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12

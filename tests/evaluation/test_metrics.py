@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.evaluation import logistic, metrics
+from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import METRICS, bootstrap, bootstrap_all
 from ma_agiqa.evaluation.metrics import MetricWarning
 
@@ -155,7 +157,7 @@ def test_the_curve_is_never_worse_than_a_line(scale: float, seed: int) -> None:
     fit = metrics.logistic_fit(mos, pred * scale - scale)
     line = 1 - stats.pearsonr(mos, pred).statistic ** 2  # its share of the variance
     curve = np.mean(np.square(mos - fit.fitted)) / mos.var()
-    assert curve <= line + 2 * logistic.RELATIVE_SLACK  # the slack it stops at, and rounding
+    assert curve <= line + 2 * metrics.RELATIVE_SLACK  # the slack it stops at, and rounding
 
 
 @pytest.mark.parametrize("transform", [np.exp, lambda x: x**3, lambda x: 1e6 * x + 7])
@@ -165,6 +167,17 @@ def test_ranks_do_not_change_under_monotone_maps(name: str, transform: object) -
     metric = METRICS[name]
     assert metric(mos, transform(pred)) == metric(mos, pred)  # type: ignore[operator]
     assert metric(transform(mos), pred) == metric(mos, pred)  # type: ignore[operator]
+
+
+@given(data=st.data())
+def test_srcc_does_not_change_under_any_rising_map(data: st.DataObject) -> None:
+    levels = st.lists(st.integers(0, 9), min_size=5, max_size=40)
+    pred = np.array(data.draw(levels.filter(lambda values: len(set(values)) > 1)))
+    mos = np.array(data.draw(st.permutations(range(len(pred)))), dtype=float)
+    steps = st.lists(st.floats(1e-3, 1e3), min_size=10, max_size=10)
+    rising = np.cumsum(data.draw(steps))  # the image of each level
+    assert metrics.srcc(mos, rising[pred]) == metrics.srcc(mos, pred)
+    assert metrics.srcc(rising[pred], mos) == metrics.srcc(pred, mos)
 
 
 @pytest.mark.parametrize("name", ["srcc", "krcc", "plcc_raw"])

@@ -8,17 +8,19 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import REPOSITORY
 from ma_agiqa.errors import FeatureError, ImageError, OutputError
-from ma_agiqa.features.content import hash_files, hash_source
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.source import hash_files, hash_source
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import COHERENCE, MEANING, OFFICIAL, Question
 
 PARTS_HERE = {"encoder": "made up", "weights": "abc", "dtype": "torch.float16"}
@@ -133,16 +135,88 @@ def test_a_damaged_shard_is_named_and_the_rest_stays_usable(
     assert not FeatureStore.open(store.path).missing(sha(n) for n in range(10))
 
 
-def test_verify_finds_a_single_changed_byte(store: FeatureStore) -> None:
-    assert store.verify() == []
-    victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
-    content = bytearray(victim.read_bytes())
-    content[-1] ^= 1
-    victim.write_bytes(content)
+def flip(path: Path, *, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_single_changed_byte_is_noticed_when_its_shard_is_first_read(
+    store: FeatureStore,
+) -> None:
+    """It was not: a sha256 stood beside every shard, and vectors changed without a word."""
     again = FeatureStore.open(store.path)
-    (error,) = again.verify()
-    assert victim.name in str(error)
-    assert len(again) == 6, "a shard that differs from its checksum is no longer used"
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
+    flip(victim)
+    everything = [sha(n) for n in range(10)]
+    assert again.missing(everything) == everything[:4]
+    assert not again.has(sha(2))
+    (error,) = again.damaged.values()
+    assert error.path == str(victim)
+    assert torch.equal(again.get([sha(9)])[0], vectors(9).half()), "the rest stays usable"
+    with pytest.raises(FeatureError, match=rf"no vectors of 1 images.*{victim.name}: damaged"):
+        again.get([sha(9), sha(1)])
+
+
+def test_images_of_a_damaged_shard_can_be_extracted_again(store: FeatureStore) -> None:
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[0]
+    flip(victim)
+    again = FeatureStore.open(store.path)
+    numbers = [n for n in range(10) if not again.has(sha(n))]
+    fill(again, range(min(numbers), max(numbers) + 1))
+    for opened in (again, FeatureStore.open(store.path)):  # whichever of both comes first by name
+        found = opened.get([sha(n) for n in range(10)])
+        assert torch.equal(found, torch.stack([vectors(n) for n in range(10)]).half())
+
+
+def test_threads_agree_on_what_a_damaged_shard_leaves(store: FeatureStore) -> None:
+    flip(sorted((store.path / "shards").glob("*.safetensors"))[1])
+    for _ in range(20):
+        opened = FeatureStore.open(store.path)
+        with ThreadPoolExecutor(8) as pool:
+            there = list(pool.map(opened.has, [sha(n % 10) for n in range(80)]))
+        assert there == [n % 10 not in range(4, 8) for n in range(80)]
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as `store` makes it; its last shard has images 8 and 9."""
+    made = FeatureStore.create(tmp_path_factory.mktemp("lasting") / "store", HEADER)
+    fill(made, range(10))
+    return made.path
+
+
+@settings(deadline=None)
+@given(at=st.integers(0, 10**6), part=st.sampled_from([".safetensors", ".json"]))
+def test_a_store_cut_at_any_byte_of_its_last_shard_loses_at_most_that_shard(
+    lasting: Path, at: int, part: str
+) -> None:
+    victim = sorted((lasting / "shards").glob(f"*{part}"))[-1]
+    content = victim.read_bytes()
+    try:
+        victim.write_bytes(content[: at % len(content)])
+        again = FeatureStore.open(lasting)
+        kept = [n for n in range(10) if again.has(sha(n))]
+        assert kept[:8] == list(range(8))
+        found = again.get([sha(n) for n in kept])
+    finally:
+        victim.write_bytes(content)
+    assert torch.equal(found, torch.stack([vectors(n) for n in kept]).half())
+
+
+def test_what_a_killed_write_left_is_removed_a_day_later(store: FeatureStore) -> None:
+    """A kill leaves a hidden temporary file of the size of a shard, and nothing removed it."""
+    shards = store.path / "shards"
+    left, fresh = (shards / f".w-00000.{n}a2b3c4d.tmp.safetensors" for n in (1, 2))
+    foreign = shards / ".notes.tmp.txt"
+    for path in (left, fresh, foreign):
+        path.write_bytes(b"x")
+    for path in (left, foreign):
+        os.utime(path, (1, 1))
+    assert len(FeatureStore.create(store.path, HEADER)) == 10
+    assert not left.exists()
+    assert fresh.exists(), "another process may be writing it"
+    assert foreign.exists()
 
 
 def test_a_header_that_does_not_open_is_named_when_read(store: FeatureStore) -> None:
@@ -196,6 +270,7 @@ def _edited(store: FeatureStore, old: str, new: str) -> None:
         ('"abc"', '"abd"', "encoder parts give fingerprint"),
         ('"format_version": 1', '"format_version": 2', "upgrade"),
         ('"width"', '"breadth"', "damaged"),
+        ('"width": 8', '"width": -1', "damaged"),
         ("{", "", "damaged"),
     ],
 )
@@ -292,6 +367,3 @@ def test_an_image_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> Non
     assert hash_source(object()) is None
     with pytest.raises(ImageError, match=r"c\.png"):
         hash_files([tmp_path / "c.png"])
-
-
-# --- files of the official script ---------------------------------------------------------------

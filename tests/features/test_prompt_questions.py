@@ -14,15 +14,13 @@ from command_line import run
 from ma_agiqa.data.datasets import load
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, ImageError, UsageError
-from ma_agiqa.features.content import content_hash, hash_files, key_of
 from ma_agiqa.features.extract import extract
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.source import content_hash, hash_files, key_of, vectors_of
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import (
     Question,
     open_encoder,
 )
-from ma_agiqa.training.semantics import vectors_of
 from support import owl_checkpoint
 from test_semantic_scoring import save_model
 

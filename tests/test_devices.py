@@ -1,4 +1,4 @@
-"""Lanes: whole pieces side by side, one torch thread each, and nothing changed afterwards."""
+"""Devices: pieces of work side by side, one torch thread each, and nothing changed after."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ma_agiqa.devices import SingleThreadPool
 from ma_agiqa.inference import load
-from ma_agiqa.lanes import Lanes
 
 
 @pytest.fixture(autouse=True)
@@ -21,20 +21,20 @@ def four_threads() -> object:
 
 
 def test_results_keep_the_order_of_the_pieces() -> None:
-    assert Lanes(3).map(lambda n: n * n, range(20)) == [n * n for n in range(20)]
+    assert SingleThreadPool(3).map(lambda n: n * n, range(20)) == [n * n for n in range(20)]
 
 
-def test_torch_uses_one_thread_in_each_lane_and_as_many_as_before_outside() -> None:
-    lanes = Lanes(2)
+def test_torch_uses_one_thread_in_each_thread_and_as_many_as_before_outside() -> None:
+    pool = SingleThreadPool(2)
     for _ in range(2):  # in threads that start, and in threads that are there already
-        assert lanes.map(lambda _: torch.get_num_threads(), range(6)) == [1] * 6
+        assert pool.map(lambda _: torch.get_num_threads(), range(6)) == [1] * 6
         assert torch.get_num_threads() == 4
-        lanes.map(lambda _: torch.rand(300, 300) @ torch.rand(300, 300), range(6))
+        pool.map(lambda _: torch.rand(300, 300) @ torch.rand(300, 300), range(6))
 
 
 def test_pieces_run_at_the_same_time() -> None:
     both_there = threading.Barrier(2, timeout=30)
-    Lanes(2).map(lambda _: both_there.wait(), range(2))
+    SingleThreadPool(2).map(lambda _: both_there.wait(), range(2))
 
 
 def test_an_error_passes_and_the_number_of_threads_comes_back() -> None:
@@ -42,7 +42,7 @@ def test_an_error_passes_and_the_number_of_threads_comes_back() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        Lanes(2).map(fail, range(3))
+        SingleThreadPool(2).map(fail, range(3))
     assert torch.get_num_threads() == 4
 
 

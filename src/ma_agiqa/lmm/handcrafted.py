@@ -1,7 +1,11 @@
-"""Statistics of a picture that tell natural from distorted, without learned weights.
+"""A semantic encoder without weights: hand-crafted statistics of the picture as its vector.
 
-    brisque          36: shape and spread of normalised luminance (MSCN) and of the products of
-                     neighbours, at full and half size (Mittal et al., TIP 2012)
+It shows what an encoder that learned nothing is worth, the floor that an LMM's vectors must beat
+on the same splits. It answers no question: every question gets the same vector, and by itself it
+has one entry, `statistics`, of these 101 numbers:
+
+    brisque          36: shape and deviation of normalised luminance (MSCN) and of the products
+                     of neighbours, at full and half size (Mittal et al., TIP 2012)
     gm_log           40: histograms of gradient magnitude and Laplacian of Gaussian, and how
                      they depend on each other (Xue et al., TIP 2014)
     colour           15: moments of luminance and two opponent colours, saturation,
@@ -9,22 +13,41 @@
     sharpness        10: Laplacian and gradient strength, and how much of it a blur takes
                      (Crete et al., 2007)
 
-Ours where the sources leave it open: borders are mirrored; half size is PIL's antialiased
-bicubic; a flat picture, for which shapes are undefined, has the table's largest shape and no
-spread. Not here: the trained regressions of these papers.
+Where the sources leave it open: borders are mirrored; half size is PIL's antialiased bicubic; a
+flat picture, for which shapes are undefined, has the table's largest shape and no deviation. The
+trained regressions of these papers are not here.
 
-Shapes: H, W height and width of a picture, at least `MIN_SIDE`.
+Shapes: B images, K questions, D = 101 statistics, H, W height and width of a picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import correlate1d
 from scipy.special import gammaln
+from torch import Tensor
 
+from ma_agiqa.errors import ImageError
+from ma_agiqa.lmm.encoder import Question, fingerprint_of
 from ma_agiqa.types import RGB
+
+NAME = "handcrafted"
+WIDTH = 101
+MAX_PIXELS = 1024 * 1024
+"""Larger pictures are reduced to this area: statistics of pixels depend on their size."""
+
+IDENTITY = {
+    "family": NAME,
+    "version": 1,
+    "statistics": ["brisque", "gm_log", "colour", "sharpness"],
+    "max_pixels": MAX_PIXELS,
+}
+QUESTION = Question(name="statistics", text="Statistics of the pixels; no question is asked.")
 
 Plane = NDArray[np.float32]
 
@@ -40,6 +63,58 @@ RATIOS = np.exp(2 * gammaln(2 / SHAPES) - gammaln(1 / SHAPES) - gammaln(3 / SHAP
 
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 BINS, BIN = 10, 0.2  # of gm_log: its N_G = N_L = 10, in steps of a fifth of the local strength
+
+
+class HandcraftedEncoder:
+    """Turn images into vectors of statistics; see `SemanticEncoder`."""
+
+    identity = IDENTITY
+    width = WIDTH
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of `identity`."""
+        return fingerprint_of(self.identity)
+
+    def encode(self, images: Sequence[RGB], questions: Sequence[Question]) -> Tensor:
+        """Return (B, K, D), float32; equal for every question.
+
+        Raises:
+            ImageError: an image with a side below 16 pixels.
+        """
+        vectors = torch.from_numpy(np.stack([describe(image) for image in images]))
+        return vectors[:, None].repeat(1, len(questions), 1)
+
+
+def describe(rgb: RGB) -> np.ndarray:
+    """Return the statistics of one image, (D,), float32, finite.
+
+    Raises:
+        ImageError: a side below 16 pixels.
+    """
+    rgb = _reduced(rgb)
+    if min(rgb.shape[:2]) < MIN_SIDE:
+        height, width = rgb.shape[:2]
+        raise ImageError(
+            f"{width}x{height} pixels are too few for statistics, each side needs {MIN_SIDE}"
+        )
+    grey = luminance(rgb)
+    features = [
+        *brisque(grey),
+        *gm_log(grey),
+        *colour(rgb, grey),
+        *sharpness(grey),
+    ]
+    return np.array(features, dtype=np.float32)
+
+
+def _reduced(rgb: RGB) -> RGB:
+    height, width = rgb.shape[:2]
+    if height * width <= MAX_PIXELS:
+        return rgb
+    factor = (MAX_PIXELS / (height * width)) ** 0.5
+    size = max(1, int(width * factor)), max(1, int(height * factor))
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
 def luminance(rgb: RGB) -> Plane:

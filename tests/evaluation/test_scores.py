@@ -19,8 +19,8 @@ from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelError, UsageError
-from ma_agiqa.evaluation import logistic, metrics
-from ma_agiqa.evaluation.scores import evaluate_scores, read_scores, write_scores
+from ma_agiqa.evaluation import metrics
+from ma_agiqa.evaluation.report import evaluate_scores, read_scores, write_scores
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def desk(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten images hardly fix a logistic curve, and its search would take most of the time."""
-    monkeypatch.setattr(logistic, "MAX_EVALUATIONS", 60)
+    monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 60)
 
 
 def samples_of(desk: Path) -> Samples:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ma_agiqa.errors import ImageError
-from ma_agiqa.experts import natural_statistics as statistics
-from ma_agiqa.experts.handcrafted import MAX_PIXELS, QUESTION, WIDTH, HandcraftedEncoder, describe
+from ma_agiqa.lmm import handcrafted as statistics
 from ma_agiqa.lmm.encoder import OFFICIAL
+from ma_agiqa.lmm.handcrafted import MAX_PIXELS, QUESTION, WIDTH, HandcraftedEncoder, describe
 from ma_agiqa.types import RGB
 
 N = 200_000

@@ -13,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ma_agiqa.errors import FeatureError, ImageError
-from ma_agiqa.features.content import hash_files
 from ma_agiqa.features.extract import BatchSize, extract
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL, Question, fingerprint_of
 from ma_agiqa.types import RGB
 
@@ -93,6 +92,19 @@ def test_a_second_run_asks_the_encoder_nothing(pictures: list[Path], store: Feat
     done = extract(encoder, pictures, store)
     assert (done.extracted, done.present) == (0, 12)
     assert encoder.batches == []
+
+
+def test_images_of_a_damaged_shard_are_extracted_again(
+    pictures: list[Path], store: FeatureStore
+) -> None:
+    extract(FakeEncoder(), pictures, store, shard_size=4)
+    victim = sorted((store.path / "shards").glob("*.safetensors"))[1]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"!")
+    again = FeatureStore.open(store.path)
+    done = extract(FakeEncoder(), pictures, again)
+    assert (done.extracted, done.present) == (4, 8)
+    found = FeatureStore.open(store.path).get(hash_files(pictures))
+    assert found[:, 0, 0].tolist() == list(range(12))
 
 
 def test_a_bad_image_is_a_failure_with_its_reason_and_the_run_goes_on(

@@ -19,9 +19,7 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
-from ma_agiqa.evaluation.scatter import draw, scatter
-from ma_agiqa.evaluation.tables import render
+from ma_agiqa.evaluation.report import EvaluationReport, draw, evaluate_predictions, render, scatter
 
 N = 120
 METRICS = ["srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted"]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa.features.content import hash_files
-from ma_agiqa.features.header import Header
-from ma_agiqa.features.official import IDENTITY, import_official
-from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.features.extract import OFFICIAL_IDENTITY, import_official
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL
 
 
@@ -39,7 +38,7 @@ def test_official_files_are_read_in_our_order(
 ) -> None:
     folder, pictures = official
     assert (folder / "a_semantic_content.pt").stat().st_size > 30_000, "carries its whole batch"
-    store = FeatureStore.create(tmp_path / "store", Header(IDENTITY, 4096, OFFICIAL))
+    store = FeatureStore.create(tmp_path / "store", Header(OFFICIAL_IDENTITY, 4096, OFFICIAL))
     done = import_official(folder, pictures, store)
     assert (done.extracted, done.present, done.failures) == (2, 0, [])
     found = FeatureStore.open(store.path).get(hash_files(pictures))
@@ -71,7 +70,7 @@ def test_unusable_official_files_are_named_and_the_rest_is_taken(
                 torch.save(content, folder / f"{stem}{suffix}")
     pictures += [tmp_path / "a.png", tmp_path / "gone.png"]
     (tmp_path / "a.png").write_bytes(b"same stem as a.jpg")
-    store = FeatureStore.create(tmp_path / "store", Header(IDENTITY, 4096, OFFICIAL))
+    store = FeatureStore.create(tmp_path / "store", Header(OFFICIAL_IDENTITY, 4096, OFFICIAL))
     done = import_official(folder, pictures, store)
     assert done.extracted == 1
     reasons = {Path(failure.path).name: failure.reason for failure in done.failures}

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.evaluation import ridge
-from ma_agiqa.evaluation.ridge import STRENGTHS, fit_ridge, solve_shifted
+from ma_agiqa.evaluation import probe as ridge
+from ma_agiqa.evaluation.probe import ALPHAS, fit_ridge, solve_shifted
 
 Floats = NDArray[np.float64]
 
@@ -36,8 +36,8 @@ def closed_form(features: NDArray[np.float16], scores: Floats, strength: float) 
 def test_every_strength_solves_the_normal_equations(n: int, width: int) -> None:
     features, scores = data(n, width)
     path = fit_ridge(features, scores)
-    assert path.strengths == pytest.approx(STRENGTHS)
-    expected = [closed_form(features, scores, strength) for strength in STRENGTHS]
+    assert path.alphas == pytest.approx(ALPHAS)
+    expected = [closed_form(features, scores, strength) for strength in ALPHAS]
     # Float64: a residual of 1e-8, at the smallest strength divided by 1e-3.
     np.testing.assert_allclose(path.predict(features), np.transpose(expected), rtol=0, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_float32_moves_predictions_as_little_as_the_module_says(n: int, width: i
     error = np.abs(single.predict(features) - exact).max(axis=0) / scores.std()
     assert single.weights.dtype == np.float32
     assert error[0] < 1e-2
-    assert error[STRENGTHS.index(1.0)] < 1e-5
+    assert error[ALPHAS.index(1.0)] < 1e-5
 
 
 def test_both_forms_agree_and_the_smaller_matrix_is_taken() -> None:
@@ -65,10 +65,10 @@ def test_both_forms_agree_and_the_smaller_matrix_is_taken() -> None:
 @pytest.mark.parametrize("form", ["primal", "dual"])
 def test_blocks_and_tiles_change_nothing(form: ridge.Form, monkeypatch: pytest.MonkeyPatch) -> None:
     features, scores = data(50, 45)
-    whole = fit_ridge(features, scores, form=form, strengths=[1.0]).predict(features)
+    whole = fit_ridge(features, scores, form=form, alphas=[1.0]).predict(features)
     monkeypatch.setattr(ridge, "ROWS", 7)
     monkeypatch.setattr(ridge.blocks, "__kwdefaults__", {"rows": 7})
-    parts = fit_ridge(features, scores, form=form, strengths=[1.0]).predict(features)
+    parts = fit_ridge(features, scores, form=form, alphas=[1.0]).predict(features)
     # Float64 sums in another order.
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-10)
 
@@ -77,7 +77,7 @@ def test_a_feature_that_does_not_vary_is_left_out() -> None:
     features, scores = data(40, 6)
     constant = np.concatenate([features, np.full((40, 1), 7, np.float16)], axis=1)
     path = fit_ridge(constant, scores)
-    assert np.array_equal(path.weights[-1], np.zeros(len(STRENGTHS)))
+    assert np.array_equal(path.weights[-1], np.zeros(len(ALPHAS)))
     # Float64 sums in another order, at the smallest strength divided by 1e-3.
     np.testing.assert_allclose(
         path.predict(constant), fit_ridge(features, scores).predict(features), atol=1e-8
@@ -87,7 +87,7 @@ def test_a_feature_that_does_not_vary_is_left_out() -> None:
 def test_scores_that_do_not_vary_give_their_mean() -> None:
     features, _ = data(20, 5)
     assert np.array_equal(
-        fit_ridge(features, np.full(20, 2.5)).predict(features), np.full((20, len(STRENGTHS)), 2.5)
+        fit_ridge(features, np.full(20, 2.5)).predict(features), np.full((20, len(ALPHAS)), 2.5)
     )
 
 
@@ -128,10 +128,10 @@ def test_values_that_are_not_finite_are_counted() -> None:
         fit_ridge(features, scores)
 
 
-@pytest.mark.parametrize("strengths", [[], [0.0], [-1.0, 1.0], [float("nan")]])
-def test_strengths_must_be_positive(strengths: list[float]) -> None:
+@pytest.mark.parametrize("alphas", [[], [0.0], [-1.0, 1.0], [float("nan")]])
+def test_strengths_must_be_positive(alphas: list[float]) -> None:
     with pytest.raises(UsageError, match="positive"):
-        fit_ridge(*data(20, 5), strengths=strengths)
+        fit_ridge(*data(20, 5), alphas=alphas)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

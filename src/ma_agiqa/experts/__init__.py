@@ -1,1 +1,0 @@
-"""Experts: each looks at an image and returns evidence about its quality."""
