@@ -1,6 +1,6 @@
 """The only place that downloads models from the Hugging Face Hub.
 
-`HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` are the hub library's business and work as everywhere.
+`HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` are the hub library's business.
 """
 
 from __future__ import annotations
