@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa import checkpoints
-from ma_agiqa.cli.convert import convert as convert_command
+from ma_agiqa.cli.models import convert as convert_command
 from ma_agiqa.convert import (
     convert,
     convert_file,

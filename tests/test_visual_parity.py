@@ -23,7 +23,7 @@ from torch import Tensor
 import official_network
 import reference
 from ma_agiqa import checkpoints
-from ma_agiqa.cli.convert import convert as convert_command
+from ma_agiqa.cli.models import convert as convert_command
 from ma_agiqa.convert import convert, official_name
 from ma_agiqa.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction

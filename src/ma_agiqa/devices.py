@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ma_agiqa.errors import UsageError
+from ma_agiqa.errors import UsageError, first_line
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
@@ -30,7 +30,7 @@ def resolve(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(
             f"device {device!r} cannot be used: {reason}", remedy="use auto or cpu"
         ) from error

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.cli.tables import Row, json_line
 from ma_agiqa.errors import OutputError
-from ma_agiqa.types import ROW_KEYS
+from ma_agiqa.types import ROW_KEYS, Row
 from ma_agiqa.version import __version__
 
 MARK = "ma-agiqa journal"
@@ -153,3 +152,13 @@ def _parse(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def json_line(row: Any, *, escape: bool = False) -> str:
+    """Return one line of JSON, in readable UTF-8 unless `escape` or a path is not UTF-8 itself."""
+    line = json.dumps(row, ensure_ascii=escape)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"

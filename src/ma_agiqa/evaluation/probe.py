@@ -30,7 +30,7 @@ from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.evaluation.ridge import STRENGTHS, RidgePath, fit_ridge
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.semantics import vectors_of
 
 
@@ -209,7 +209,7 @@ def _names(store: FeatureStore, vectors: Sequence[str] | None) -> tuple[str, ...
     names = tuple(own if vectors is None else vectors)
     for name in names:
         if name not in own:
-            known = hint(name, own, "it has")
+            known = did_you_mean(name, own, "it has")
             raise UsageError(f"{store.path} has no vectors named {name!r}{known}")
     if len(set(names)) < len(names) or not names:
         raise UsageError(f"vectors must be named once each, got {', '.join(names) or 'none'}")

@@ -20,7 +20,7 @@ from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.inference import Scorer
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 
 
 def evaluate(
@@ -85,7 +85,7 @@ def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
     failed = [f"{score.path}: {score.error}" for score in scores if score.error is not None]
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(samples)} images could not be scored: {some(failed)}",
+            f"{len(failed)} of {len(samples)} images could not be scored: {join_some(failed)}",
             remedy="mend them; a figure on the rest would not be comparable",
         )
     return np.array([float(score) for score in scores])

@@ -30,7 +30,7 @@ from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
 from ma_agiqa.files import write_atomically
 from ma_agiqa.provenance import Environment, environment
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 
 PER_IMAGE = ("names", "mos", "pred", "labels")
 
@@ -186,7 +186,7 @@ def _check(scores: NDArray[np.float64], chosen: Samples) -> None:
     if len(bad):
         raise DataError(
             f"{len(bad)} of {len(chosen)} predictions are NaN or infinite: "
-            f"{some([chosen.name[i] for i in bad])}"
+            f"{join_some([chosen.name[i] for i in bad])}"
         )
 
 

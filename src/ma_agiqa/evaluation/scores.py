@@ -27,7 +27,7 @@ from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.bootstrap import RESAMPLES
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.files import write_atomically
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 
 NAME, SCORE = "name", "score"
 FALLING = "the relation is falling; if lower is better in these scores, say so"
@@ -44,7 +44,7 @@ def read_scores(path: str | Path) -> dict[str, float]:
     scores = number_column(table, SCORE, names=names, source=path)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise DataError(f"names that occur more than once: {some(repeated)}", path=path)
+        raise DataError(f"names that occur more than once: {join_some(repeated)}", path=path)
     return dict(zip(names, scores.tolist(), strict=True))
 
 
@@ -73,7 +73,7 @@ def scores_of(
     if absent:
         raise DataError(
             f"has no score for {len(absent)} of {len(samples)} images of {samples.dataset}: "
-            f"{some(absent)}",
+            f"{join_some(absent)}",
             path=source,
             remedy="names must be those of the data set; leave no image out",
         )

@@ -24,7 +24,6 @@ from ma_agiqa.features.content import content_hash, key_of
 from ma_agiqa.features.store import SHARD_SIZE, FeatureStore, ShardWriter
 from ma_agiqa.images import decode, read_bytes
 from ma_agiqa.lmm.encoder import SemanticEncoder, encode_with_prompts, require_prompts
-from ma_agiqa.lookahead import reason
 from ma_agiqa.types import RGB
 
 FIRST_BATCH, LARGEST_BATCH = 4, 64
@@ -175,7 +174,7 @@ class _Run:
         try:
             item = future.result()
         except ImageError as error:
-            self._fail(path, reason(error))
+            self._fail(path, error.without_path)
             return
         except MemoryError:
             self._fail(path, "not enough memory to decode the image")
@@ -205,7 +204,7 @@ class _Run:
             questions = self.store.header.questions
             vectors = encode_with_prompts(self.encoder, images, questions, prompts).cpu()
         except ImageError as error:
-            why = reason(error)
+            why = error.without_path
         except (MemoryError, RuntimeError) as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -231,7 +230,7 @@ class _Run:
         try:
             self.writer.add(item.key, vectors)
         except FeatureError as error:
-            self._fail(item.path, reason(error))
+            self._fail(item.path, error.without_path)
             return
         self.done.extracted += 1
         self.on_image()

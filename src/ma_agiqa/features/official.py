@@ -21,12 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ma_agiqa.errors import FeatureError, ImageError
+from ma_agiqa.errors import FeatureError, ImageError, first_line
 from ma_agiqa.features.content import hash_source
 from ma_agiqa.features.extract import Extraction, Failure
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import OFFICIAL
-from ma_agiqa.lookahead import reason
 
 SUFFIXES = {"meaning": "_semantic_content.pt", "coherence": "_coherence.pt"}
 WIDTH = 4096
@@ -66,7 +65,7 @@ def import_official(
                     writer.add(sha256, read_vectors(directory, image, store.header.width))
                     done.extracted += 1
             except ImageError as error:
-                done.failures.append(Failure(str(image), reason(error)))
+                done.failures.append(Failure(str(image), error.without_path))
             except FeatureError as error:
                 done.failures.append(Failure(str(image), str(error)))
             on_image()
@@ -89,7 +88,7 @@ def _vector(path: Path, width: int) -> Tensor:
     except FileNotFoundError as error:
         raise FeatureError("no such file", path=path) from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = first_line(error)
         raise FeatureError(f"damaged: {why}", path=path) from error
     if not isinstance(vector, Tensor) or not vector.is_floating_point():
         raise FeatureError("holds no vector", path=path)

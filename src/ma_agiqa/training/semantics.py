@@ -19,7 +19,7 @@ from ma_agiqa.errors import DataError, FeatureError, UsageError
 from ma_agiqa.features.content import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import Question, from_record
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 from ma_agiqa.training.starts import PAPER_SEMANTIC_WIDTH, PAPER_SEMANTICS, Start
 
 
@@ -115,7 +115,7 @@ def vectors_of(
         broken = f"; {len(store.damaged)} of its shards are damaged" if store.damaged else ""
         raise FeatureError(
             f"has no vectors of {len(names)} of {len(samples)} images of {samples.dataset}: "
-            f"{some(names)}{broken}",
+            f"{join_some(names)}{broken}",
             path=store.path,
             remedy="run `ma-agiqa extract` again, it adds what is missing",
         )
@@ -125,7 +125,7 @@ def vectors_of(
         names = [name for name, good in zip(samples.name, finite, strict=True) if not good]
         raise FeatureError(
             f"vectors of {len(names)} of {len(samples)} images of {samples.dataset} hold NaN or "
-            f"infinity: {some(names)}",
+            f"infinity: {join_some(names)}",
             path=store.path,
             remedy="the store was written by something else or damaged: extract into a new one",
         )

@@ -31,7 +31,7 @@ from ma_agiqa import checkpoints, presets
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
 from ma_agiqa.models.compact.model import CompactModel
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.types import Scale
 
 PUBLISHED_BACKBONE = "vit_base_patch8_224.augreg_in21k_ft_in1k"
@@ -107,7 +107,7 @@ def find(model: str) -> Start:
         return STARTS[model]
     if not Path(model).is_dir() and model.count("/") != 1:
         raise UsageError(
-            f"nothing named {model!r} to train{hint(model, STARTS, 'known are')}",
+            f"nothing named {model!r} to train{did_you_mean(model, STARTS, 'known are')}",
             remedy="or give a model directory, to fine-tune it",
         )
     directory = presets.find(model)
