@@ -63,6 +63,9 @@ FillWorst = Annotated[
 ]
 Csv = Annotated[Path, typer.Option("--out", help="CSV of name and score to write.")]
 
+PEER_KEYS = ("path", "score", "error")
+"""What a row of `peer` holds."""
+
 OF_A_MODEL = ("model", "device", "batch_size", "workers", "revision", "store", "lmm", "dtype")
 """Options that mean nothing beside --scores."""
 
@@ -278,7 +281,7 @@ def peer(
     scores: dict[str, float] = {}
     without, failed = [], 0
     with (
-        closing(Journal(out, model=measure.version)) as journal,
+        closing(Journal(out, model=measure.version, keys=PEER_KEYS)) as journal,
         progress(lambda: len(samples), title=metric, quiet=quiet) as shown,
     ):
         for row, no_number in _peer_rows(samples, measure, journal):
@@ -319,9 +322,9 @@ def _peer_rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tu
             if journal.knows(name):
                 row = journal.reusable(name, sha256)
             if row is None:
-                row = {"path": name, "score": measure(data, name=name), "error": None}
+                row = dict(zip(PEER_KEYS, (name, measure(data, name=name), None), strict=True))
         except MAAGIQAError as error:
             no_number = isinstance(error, NoScoreError)
-            row = {"path": name, "score": None, "error": error.without_path}
+            row = dict(zip(PEER_KEYS, (name, None, error.without_path), strict=True))
         journal.append(sha256, row)
         yield row, no_number

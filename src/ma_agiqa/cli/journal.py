@@ -27,6 +27,11 @@ MARK = "ma-agiqa journal"
 class Journal:
     """The rows of one run on their way into `target`.
 
+    Args:
+        target: the result file.
+        model: fingerprint of what computes the rows.
+        keys: what a row of an earlier run must hold to be reused.
+
     Attributes:
         path: the journal itself.
         found: how many rows earlier runs left that may be reused.
@@ -35,9 +40,10 @@ class Journal:
         OutputError: the place cannot be written, or holds something else.
     """
 
-    def __init__(self, target: Path, *, model: str) -> None:
+    def __init__(self, target: Path, *, model: str, keys: tuple[str, ...] = ROW_KEYS) -> None:
         self.path = target.with_name(target.name + ".partial")
         self._header = {MARK: 1, "version": __version__, "model": model}
+        self._keys = set(keys)
         self._offsets: dict[str, int] = {}
         self._rows = 0
         try:
@@ -110,10 +116,14 @@ class Journal:
                     break
                 if MARK in entry:
                     same_model = entry == self._header
-                elif same_model and _reusable(entry.get("row")):
+                elif same_model and self._is_reusable(entry.get("row")):
                     self._offsets[entry["row"]["path"]] = end
                 end += len(line)
         os.truncate(self.path, end)
+
+    def _is_reusable(self, row: Any) -> bool:
+        """Say whether a row of an earlier run is a score with all that rows have today."""
+        return isinstance(row, dict) and row.keys() >= self._keys and row["error"] is None
 
     def _append(self, line: bytes) -> int:
         """Write a whole line or none of it; return where it starts."""
@@ -133,11 +143,6 @@ class Journal:
             path=self.path,
             remedy="free space, check permissions, or choose another --output",
         )
-
-
-def _reusable(row: Any) -> bool:
-    """Say whether a row of an earlier run is a score with all that rows have today."""
-    return isinstance(row, dict) and row.keys() >= set(ROW_KEYS) and row["error"] is None
 
 
 def _is_header(line: bytes) -> bool:
