@@ -77,10 +77,7 @@ def download(
 
 @app.command()
 def verify(
-    name: Name,
-    root: Root,
-    workers: options.Workers = None,
-    quiet: options.Quiet = False,
+    name: Name, root: Root, workers: options.Workers = None, quiet: options.Quiet = False
 ) -> None:
     """Say what is missing or damaged in a copy of a data set; exit 1 if anything is."""
     from ma_agiqa.data.datasets import get

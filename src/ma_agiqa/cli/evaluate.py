@@ -17,7 +17,7 @@ from ma_agiqa.errors import MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
     from ma_agiqa.bench.peers import Peer
-    from ma_agiqa.data.samples import Samples, TableColumns
+    from ma_agiqa.data.samples import Samples
     from ma_agiqa.evaluation.probe import Probe
     from ma_agiqa.evaluation.report import EvaluationReport
     from ma_agiqa.types import Row
@@ -26,8 +26,7 @@ SplitPart = Annotated[
     str, typer.Option("--split", help="SPLIT:PART, such as paper:test or ipce-01:val.")
 ]
 Target = Annotated[
-    str | None,
-    typer.Option("--target", help="Human score; else the one the model was trained on."),
+    str | None, typer.Option("--target", help="Human score; else the one the model was trained on.")
 ]
 Plot = Annotated[
     Path | None, typer.Option(help="Draw prediction against MOS here (.png, .svg or .pdf).")
@@ -110,8 +109,22 @@ def evaluate(
     if plot is not None:
         scatter.check(plot)
     if scores is not None:
-        _refuse(context, OF_A_MODEL, beside="--scores")
-        report = _of_scores(scores, lower_is_better, data, root, split, target, columns, resamples)
+        from ma_agiqa.data import datasets, splits
+        from ma_agiqa.evaluation.scores import evaluate_scores
+
+        _refuse_options_of_a_model(context)
+        name, part = splits.parse(split, default_part="test")
+        samples = datasets.load(data, root, columns)
+        report = evaluate_scores(
+            scores,
+            samples,
+            splits.resolve(name, samples, root),
+            part,
+            lower_is_better=lower_is_better,
+            target=target,
+            resamples=resamples,
+            command=options.own_command(),
+        )
     else:
         from ma_agiqa.evaluation.protocol import evaluate as run
         from ma_agiqa.inference import load
@@ -145,43 +158,16 @@ def evaluate(
     render(report, Console())
 
 
-def _refuse(context: typer.Context, names: tuple[str, ...], *, beside: str) -> None:
-    """Raise UsageError if one of the options was given, which would change nothing."""
-    sources = {name: context.get_parameter_source(name) for name in names}
+def _refuse_options_of_a_model(context: typer.Context) -> None:
+    """Raise UsageError if one of them was given beside --scores, where it changes nothing."""
+    sources = {name: context.get_parameter_source(name) for name in OF_A_MODEL}
     given = [
         f"--{name.replace('_', '-')}"
         for name, source in sources.items()
         if source is not None and source.name == "COMMANDLINE"
     ]
     if given:
-        raise UsageError(f"{', '.join(given)} cannot be used beside {beside}: leave out one")
-
-
-def _of_scores(
-    scores: Path,
-    lower_is_better: bool,
-    data: str,
-    root: Path,
-    split: str,
-    target: str | None,
-    columns: TableColumns,
-    resamples: int,
-) -> EvaluationReport:
-    from ma_agiqa.data import datasets, splits
-    from ma_agiqa.evaluation.scores import evaluate_scores
-
-    name, part = splits.parse(split, default_part="test")
-    samples = datasets.load(data, root, columns)
-    return evaluate_scores(
-        scores,
-        samples,
-        splits.resolve(name, samples, root),
-        part,
-        lower_is_better=lower_is_better,
-        target=target,
-        resamples=resamples,
-        command=options.own_command(),
-    )
+        raise UsageError(f"{', '.join(given)} cannot be used beside --scores: leave out one")
 
 
 def probe(

@@ -25,8 +25,7 @@ Words = Annotated[
 ]
 Store = Annotated[Path, typer.Option(help="Folder of the feature store; made or added to.")]
 Data = Annotated[
-    str | None,
-    typer.Option(help="In place of INPUT: a name from `ma-agiqa datasets`, or a table."),
+    str | None, typer.Option(help="In place of INPUT: a name from `ma-agiqa datasets`, or a table.")
 ]
 DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
 Lmm = Annotated[

@@ -19,7 +19,6 @@ from enum import Enum
 from itertools import chain, count, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import typer
 
@@ -158,7 +157,7 @@ class Results:
 
     def _rescue(self, rows: Iterable[Row]) -> None:
         """Print rows that no file will hold, unless stdout has them already."""
-        if isinstance(self._printer, Silent):
+        if type(self._printer) is Printer:
             printer = JsonPrinter()
             for row in rows:
                 printer.row(row)
@@ -184,8 +183,8 @@ class Format(str, Enum):
     csv = "csv"
 
 
-class Printer(Protocol):
-    """Where rows go, one after the other."""
+class Printer:
+    """Where rows go, one after the other; this one prints nothing."""
 
     def row(self, row: Row) -> None:
         """Print one row, at once or later."""
@@ -203,31 +202,18 @@ def make_printer(wanted: Format | None, *, to_file: bool) -> Printer:
     if wanted is None and sys.stdout.isatty():
         return TablePrinter()
     if wanted is None and to_file:
-        return Silent()
+        return Printer()
     return PRINTERS[wanted or Format.jsonl]()
 
 
-class Silent:
-    """Print nothing."""
-
-    def row(self, row: Row) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class JsonPrinter:
+class JsonPrinter(Printer):
     """Print each row as a JSON object on a line of its own."""
 
     def row(self, row: Row) -> None:
         _put(json_line(row, escape=not _takes_any_text()))
 
-    def close(self) -> None:
-        pass
 
-
-class CsvPrinter:
+class CsvPrinter(Printer):
     """Print a header, then each row as comma-separated values."""
 
     def __init__(self) -> None:
@@ -240,11 +226,8 @@ class CsvPrinter:
             self._started = True
         self._writer.writerow(row.values())
 
-    def close(self) -> None:
-        pass
 
-
-class TablePrinter:
+class TablePrinter(Printer):
     """Print rows as a table with a bar for the percentile, a page at a time."""
 
     def __init__(self) -> None:
