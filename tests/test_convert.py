@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa.cli.convert import convert as convert_command
+from ma_agiqa.cli.models import convert as convert_command
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import (

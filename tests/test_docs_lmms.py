@@ -48,7 +48,7 @@ def desk(agiqa_3k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_extract_and_train_run_as_written(desk: Path) -> None:
     install, *commands = blocks("")[0].replace("\\\n", " ").splitlines()
-    assert install == "pip install 'ma-agiqa[lmm]'"
+    assert install == ".venv/bin/pip install -e '.[lmm]'"
     extract, train = (shlex.split(line)[1:] for line in commands)
     done = run(*extract)
     assert done.exit_code == 0, done.stderr

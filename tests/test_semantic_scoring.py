@@ -175,7 +175,7 @@ def test_kept_rows_are_reused_for_the_same_encoder_only(
         raise OutputError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ma_agiqa.cli.tables.write", full)
+        patch.setattr("ma_agiqa.cli.results.write_table", full)
         assert "2 rows are kept" in run(*words, "--store", store).stderr
         assert "2 of them reused" not in run(*words, "--store", other).stderr
         assert "2 rows are kept" in run(*words, "--store", store).stderr

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import official_network
 import reference
-from ma_agiqa.cli.convert import convert as convert_command
+from ma_agiqa.cli.models import convert as convert_command
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import convert, official_name
 from ma_agiqa.models.paper.model import MAAGIQA

@@ -9,6 +9,7 @@ error ends a run (the command line does) or becomes a row in the results (`Score
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class MAAGIQAError(Exception):
@@ -27,8 +28,12 @@ class MAAGIQAError(Exception):
         self.path = None if path is None else str(path)
         self.remedy = remedy
         where = "" if path is None else f"{path}: "
-        cure = "" if remedy is None else f" ({remedy})"
-        super().__init__(f"{where}{reason}{cure}")
+        super().__init__(f"{where}{self.without_path}")
+
+    @property
+    def without_path(self) -> str:
+        """The message without the path, for a row of results, which names it anyway."""
+        return self.reason if self.remedy is None else f"{self.reason} ({self.remedy})"
 
 
 class UsageError(MAAGIQAError):
@@ -66,10 +71,35 @@ class MissingExtraError(MAAGIQAError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this needs the package '{package}', which is not installed",
-            remedy=f"pip install 'ma-agiqa[{extra}]'",
+            remedy=install_command(extra),
         )
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, or its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def install_command(extra: str | None = None) -> str:
+    """Return the command that adds an extra, or without one brings a newer version.
+
+    It follows how this package was installed: from a clone, an address, or an index.
+    """
+    import json
+    from importlib import metadata
+    from urllib.request import url2pathname
+
+    name = "ma-agiqa" if extra is None else f"ma-agiqa[{extra}]"
+    try:
+        record = metadata.distribution("ma-agiqa").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        record = '{"dir_info": {"editable": true}}'  # run from a clone without being installed
+    origin: dict[str, Any] = {} if record is None else json.loads(record)
+    if origin.get("dir_info", {}).get("editable"):
+        address: str = origin.get("url", "")
+        folder = url2pathname(address.removeprefix("file://")) if address else "the clone"
+        return ("git pull" if extra is None else f"pip install -e '.[{extra}]'") + f" in {folder}"
+    if "url" in origin:
+        scheme = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
+        name = f"{name} @ {scheme}{origin['url']}"
+    return f"pip install {'--upgrade ' if extra is None else ''}'{name}'"

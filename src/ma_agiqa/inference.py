@@ -27,7 +27,7 @@ from ma_agiqa import devices, images, presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ImageError, ModelError, UsageError
 from ma_agiqa.features.source import SemanticSource, hash_source, open_source
-from ma_agiqa.lookahead import Pending, Prepared, Window, reason
+from ma_agiqa.lookahead import Pending, Prepared, Window
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.models.prediction import QualityNetwork, explanations
@@ -232,7 +232,7 @@ class Scorer:
         except ImageError as error:
             if self.semantics is None or len(batch) == 1:  # the network refuses this size
                 for item in batch:
-                    item.error, item.tensor, item.semantics = reason(error), None, None
+                    item.error, item.tensor, item.semantics = error.without_path, None, None
                 return
         except (MemoryError, RuntimeError) as error:
             if not devices.is_out_of_memory(error):

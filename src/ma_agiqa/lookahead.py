@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ma_agiqa.errors import ImageError, MAAGIQAError
+from ma_agiqa.errors import ImageError
 from ma_agiqa.types import Score
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Pending:
         try:
             self.tensor, self.semantics, self.hint = self.future.result()
         except ImageError as error:
-            self.error = reason(error)
+            self.error = error.without_path
         except MemoryError:
             self.error = "not enough memory to decode the image"
         self.future = None
@@ -128,8 +128,3 @@ class Window:
     def pop(self) -> Pending:
         """Hand out the oldest image."""
         return self._items.popleft()
-
-
-def reason(error: MAAGIQAError) -> str:
-    """Return an error's text without the path, which a result row carries anyway."""
-    return error.reason if error.remedy is None else f"{error.reason} ({error.remedy})"

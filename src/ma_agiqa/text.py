@@ -24,6 +24,3 @@ def did_you_mean(name: str, known: Iterable[str], lead: str) -> str:
     close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"; {lead} {', '.join(choices)}{guess}"
-
-
-some, hint = join_some, did_you_mean  # their former names

@@ -76,3 +76,6 @@ class Score:
 
 
 ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error", "hint")
+
+Row: TypeAlias = "dict[str, Any]"
+"""One line of results: `ROW_KEYS`, then what was kept of a table."""

@@ -317,5 +317,5 @@ def test_a_peer_writes_csv_only(desk: Path, pyiqa: types.ModuleType) -> None:
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ma-agiqa\[peers\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[peers\]'"):
         peers.version("brisque")

@@ -37,7 +37,9 @@ def test_an_unreachable_hub_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) ->
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(ModelError, match="owner/owl: .*cannot be fetched from the Hub: no network"):
+    with pytest.raises(
+        ModelError, match=r"owner/owl: .*cannot be fetched from the Hub: no network"
+    ):
         load("owner/owl")
 
 

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from ma_agiqa.bench.models import KINDS, AblationSpec, DirectorySpec, ModelSpec, TrainSpec
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import MissingExtraError, UsageError
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.starts import STARTS, check_arguments
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def _model_spec(entry: Mapping[str, Any], path: Path) -> ModelSpec:
     kind = entry.get("kind")
     where = f"{path}: model {entry.get('name', '')!r}"
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UsageError(f"{where}: no kind {kind!r}{hint(str(kind), KINDS, 'kinds are')}")
+        raise UsageError(f"{where}: no kind {kind!r}{did_you_mean(str(kind), KINDS, 'kinds are')}")
     rest = {key: value for key, value in entry.items() if key != "kind"}
     return _placed(build(KINDS[kind], rest, where=where, folder=path.parent), path.parent)
 
@@ -185,7 +185,7 @@ def _check_names(
         if repeated:
             raise UsageError(f"{what} named twice: {', '.join(repeated)}", path=path)
     if top.baseline is not None and top.baseline not in [model.name for model in models]:
-        known = hint(top.baseline, [model.name for model in models], "models are")
+        known = did_you_mean(top.baseline, [model.name for model in models], "models are")
         raise UsageError(f"baseline {top.baseline!r} is no model{known}", path=path)
     if not top.seeds or len(set(top.seeds)) < len(top.seeds):
         raise UsageError(f"seeds must be given once each, got {list(top.seeds)}", path=path)
@@ -200,7 +200,7 @@ def _check_names(
             own = [split for one in data for split in one.splits]
             for split in spec.splits:
                 if split not in own:
-                    known = hint(split, own, "they have")
+                    known = did_you_mean(split, own, "they have")
                     raise UsageError(
                         f"model {spec.name!r}: no data has the split {split!r}{known}", path=path
                     )
@@ -215,7 +215,7 @@ def build(cls: type[T], entry: Mapping[str, Any], *, where: str, folder: Path) -
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in entry:
         if key not in fields:
-            raise UsageError(f"{where}: unknown {key!r}{hint(key, fields, 'known are')}")
+            raise UsageError(f"{where}: unknown {key!r}{did_you_mean(key, fields, 'known are')}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in entry:

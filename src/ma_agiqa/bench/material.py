@@ -33,7 +33,7 @@ from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.report import read_scores, scores_of
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import read_header
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.starts import STARTS
 
 
@@ -121,7 +121,7 @@ def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:
     own = {question.name: question for question in found.questions}
     for vector in vectors:
         if vector not in own:
-            known = hint(vector, own, "it has")
+            known = did_you_mean(vector, own, "it has")
             raise UsageError(f"model {name!r}: {store} has no vectors named {vector!r}{known}")
     asked = [own[vector].fingerprint for vector in vectors or own]
     return _sha("\n".join([found.fingerprint, *asked]).encode())
@@ -130,7 +130,9 @@ def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:
 def _scores_digest(spec: ScoresSpec, materials: Sequence[Material]) -> str:
     known = [material.name for material in materials]
     if spec.data is not None and spec.data not in known:
-        raise UsageError(f"model {spec.name!r}: no data {spec.data!r}{hint(spec.data, known, '')}")
+        raise UsageError(
+            f"model {spec.name!r}: no data {spec.data!r}{did_you_mean(spec.data, known, '')}"
+        )
     scores = read_scores(spec.file)
     for material in materials:
         if spec.data in (None, material.name):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, TypeAlias
 
 from ma_agiqa.errors import UsageError
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.starts import STARTS
 
@@ -69,11 +69,11 @@ class TrainSpec:
             UsageError: unknown network, recipe or setting.
         """
         if self.model not in STARTS:
-            known = hint(self.model, STARTS, "known are")
+            known = did_you_mean(self.model, STARTS, "known are")
             raise UsageError(f"model {self.name!r}: nothing named {self.model!r} to train{known}")
         name = self.recipe or STARTS[self.model].recipe
         if name not in RECIPES:
-            known = hint(name, RECIPES, "known are")
+            known = did_you_mean(name, RECIPES, "known are")
             raise UsageError(f"model {self.name!r}: no recipe named {name!r}{known}")
         return with_settings(RECIPES[name], self.settings)
 

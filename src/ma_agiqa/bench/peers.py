@@ -16,7 +16,7 @@ import numpy as np
 
 from ma_agiqa import images
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
-from ma_agiqa.text import hint, some
+from ma_agiqa.text import did_you_mean, join_some
 
 PEERS = {
     "brisque": "natural-scene statistics and a support vector regression (Mittal 2012)",
@@ -41,7 +41,7 @@ def version(metric: str) -> str:
     pyiqa = _library()
     known = list(pyiqa.list_models(metric_mode="NR"))
     if metric not in known:
-        shown = hint(
+        shown = did_you_mean(
             metric, [*PEERS, *(name for name in known if name not in PEERS)][:20], "it has"
         )
         raise UsageError(f"pyiqa has no measure {metric!r} without reference{shown}")
@@ -117,7 +117,7 @@ def filled(
     if not without:
         return dict(scores)
     if not scores:
-        raise NoScoreError(f"the measure gives no number for any image: {some(without)}")
+        raise NoScoreError(f"the measure gives no number for any image: {join_some(without)}")
     worst = max(scores.values()) if lower_is_better else min(scores.values())
     return {**scores, **dict.fromkeys(without, worst)}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ma_agiqa.cli import exits, options, train
+from ma_agiqa.cli import options
+from ma_agiqa.cli.progress import TrainingProgress
 
 File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="The grid; see docs/benchmark.md.")]
 Out = Annotated[Path, typer.Option(help="Folder of results; finished cells in it are kept.")]
@@ -48,17 +47,17 @@ def benchmark(
     with News(quiet=quiet) as news:
         outcome = run(grid, out, device=device, observer=news)
     summary = summarise(outcome)
-    data = to_dict(outcome, summary, command=shlex.join(["ma-agiqa", *sys.argv[1:]]))
+    data = to_dict(outcome, summary, command=options.own_command())
     text = markdown(summary)
     whole = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(out / "results.json", whole + "\n")
     write_atomically(out / "results.md", text)
     write_atomically(out / "results.html", page(summary, data["environment"], data["command"]))
     typer.echo(text, nl=False)
-    raise typer.Exit(exits.SOME_FAILED if outcome.failures else exits.OK)
+    raise typer.Exit(options.SOME_FAILED if outcome.failures else options.OK)
 
 
-class News(train.Progress):
+class News(TrainingProgress):
     """A line per cell on stderr, and below it the bar of a training."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -72,9 +71,7 @@ class News(train.Progress):
     def cell(self, number: int, total: int, title: str, *, kept: bool) -> None:
         if not self.quiet:
             kept_note = " (kept)" if kept else ""
-            self.console.print(
-                f"[{number}/{total}] {title}{kept_note}", highlight=False, markup=False
-            )
+            self.note(f"[{number}/{total}] {title}{kept_note}")
 
     def failed(self, title: str, error: str) -> None:
-        self.console.print(f"failed: {title}: {error}", highlight=False, markup=False)
+        self.note(f"failed: {title}: {error}")

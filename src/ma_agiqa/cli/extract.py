@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ma_agiqa.cli import exits, inputs, options, tables
+from ma_agiqa.cli import options
+from ma_agiqa.cli.inputs import Listing
+from ma_agiqa.cli.journal import json_line
 from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
@@ -23,8 +25,7 @@ Words = Annotated[
 ]
 Store = Annotated[Path, typer.Option(help="Folder of the feature store; made or added to.")]
 Data = Annotated[
-    str | None,
-    typer.Option(help="In place of INPUT: a name from `ma-agiqa datasets`, or a table."),
+    str | None, typer.Option(help="In place of INPUT: a name from `ma-agiqa datasets`, or a table.")
 ]
 DataRoot = Annotated[Path | None, typer.Option("--root", help="Folder the data set lies in.")]
 Lmm = Annotated[
@@ -108,7 +109,7 @@ def extract(
     """
     size = _batch_size(batch_size)
     columns = (image_column, score_column, prompt_column)
-    paths, prompts = _paths(words, data, root, columns)
+    paths, prompts, note = _paths(words, data, root, columns)
     paths = _part(paths, part)
     if prompts is not None:
         prompts = _part(prompts, part)
@@ -141,9 +142,9 @@ def extract(
     for error in opened.damaged.values():
         typer.echo(f"warning: {error}", err=True)
     started = time.perf_counter()
-    with progress(lambda: len(paths), title="extracting", quiet=quiet) as advance:
+    with progress(lambda: len(paths), title="extracting", quiet=quiet) as shown:
         if import_official is not None:
-            done = import_files(import_official, paths, opened, on_image=advance)
+            done = import_files(import_official, paths, opened, on_image=shown.advance)
         else:
             assert encoder is not None
             done = run(
@@ -154,9 +155,14 @@ def extract(
                 batch_size=size,
                 shard_size=shard_size,
                 workers=workers,
-                on_image=advance,
+                on_image=shown.advance,
             )
-    raise typer.Exit(_report(done, time.perf_counter() - started, quiet=quiet))
+    summary = _summary(done, time.perf_counter() - started)
+    for failure in done.failures:
+        typer.echo(json_line({"path": failure.path, "error": failure.reason}), nl=False)
+    if not quiet:
+        typer.echo("\n".join(filter(None, [summary, note])), err=True)
+    raise typer.Exit(options.SOME_FAILED if done.failures else options.OK)
 
 
 def _check_prompts(
@@ -168,15 +174,6 @@ def _check_prompts(
     if is_given and not quote_prompts(asked):
         raise UsageError("no question quotes {prompt}: leave out --prompt")
     require_prompts(asked, prompts)
-
-
-def _report(done: Extraction, seconds: float, *, quiet: bool) -> int:
-    """Print failures and summary; return the exit status."""
-    for failure in done.failures:
-        typer.echo(tables.json_line({"path": failure.path, "error": failure.reason}), nl=False)
-    if not quiet:
-        typer.echo(_summary(done, seconds), err=True)
-    return exits.SOME_FAILED if done.failures else exits.OK
 
 
 def _open(
@@ -196,14 +193,18 @@ def _paths(
     data: str | None,
     root: Path | None,
     columns: tuple[str, str, str | None],
-) -> tuple[list[str], list[str] | None]:
-    """Return the images that either INPUT or --data stands for, and the words behind each."""
+) -> tuple[list[str], list[str] | None, str]:
+    """Return the images that either INPUT or --data stands for, and the words behind each.
+
+    The last says what was passed over.
+    """
     if (data is None) == (not words):
         raise UsageError("give either images or --data", remedy="--data NAME --root DIR")
     if data is None:
         if root is not None:
             raise UsageError("--root belongs to --data")
-        return [item.path for item in inputs.expand(words or [])], None
+        listing = Listing(words or [])
+        return [item.path for item in listing], None, listing.note()
     if root is None:
         raise UsageError("--data needs --root, the folder the data set lies in")
 
@@ -213,7 +214,7 @@ def _paths(
 
     samples = datasets.load(data, root, TableColumns(*columns))
     prompts = samples.groups.get(PROMPT)
-    return [str(path) for path in samples.path], None if prompts is None else list(prompts)
+    return [str(path) for path in samples.path], None if prompts is None else list(prompts), ""
 
 
 def _part(paths: list[str], part: str) -> list[str]:

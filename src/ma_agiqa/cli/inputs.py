@@ -2,11 +2,11 @@
 
     FILE       itself, whatever its suffix
     FOLDER     the images below it by suffix, in sorted order; hidden entries and linked
-               folders are passed over
+               folders are passed over, and so are files of other suffixes, which are counted
     'GLOB'     what the pattern matches, sorted; `**` crosses folders
     -          paths on stdin, one per line, relative to the working folder
     TABLE      with --column: the paths in that column of a CSV, Parquet or Excel file,
-               relative to the table's folder or to --root
+               relative to the table's folder or to --root; the other columns on request
 
 Everything is listed lazily. An image named twice is scored twice. What is missing or empty
 becomes an item with a `problem`, so that it ends as a row with an error; only when there is
@@ -19,11 +19,12 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ma_agiqa.errors import ImageError, UsageError
+from ma_agiqa.types import ROW_KEYS, Row
 
 if TYPE_CHECKING:
     from ma_agiqa.types import RGB
@@ -39,11 +40,22 @@ class Input:
         path: the file, as results name it.
         problem: why there is nothing to read; None for an ordinary file.
         sha256: of the file's content, in hex; None until read.
+        columns: the row of the table it comes from, as text, if that was asked for.
     """
 
     path: str
     problem: str | None = None
     sha256: str | None = None
+    columns: dict[str, str | None] = field(default_factory=dict)
+
+    def row(self, scored: Row) -> Row:
+        """Return the row of results: the score, then what the table had.
+
+        A column of the table that is named like one of the results is called `table_NAME`.
+        """
+        own = {key: scored[key] for key in ROW_KEYS}
+        kept = {f"table_{k}" if k in own else k: v for k, v in self.columns.items()}
+        return {**own, "path": self.path, **kept}
 
     def read(self) -> RGB:
         """Read the file once, note the hash of its content, and decode it.
@@ -68,55 +80,119 @@ class Input:
         return data
 
 
-def expand(
-    words: Sequence[str], *, column: str | None = None, root: Path | None = None
-) -> Iterator[Input]:
-    """List the images that the INPUT words of a command stand for, lazily and in order.
+class Listing:
+    """The images that the INPUT words of a command stand for, listed lazily and in order.
+
+    Args:
+        column: of the tables that the words then are, the one that holds paths.
+        root: folder that a table's paths start from; else the table's own.
+        keep_columns: give each input the whole row of the table.
+
+    Attributes:
+        passed_over: how many files of folders were no image by their suffix, so far.
 
     Raises:
-        UsageError: options and inputs do not fit, or there is no image at all.
-        DataError: a table cannot be read or lacks the column.
+        UsageError: options and inputs do not fit, or (when iterated) there is no image at all.
+        DataError: (when iterated) a table cannot be read or lacks the column.
     """
-    if root is not None and column is None:
-        raise UsageError("--root belongs to a table", remedy="name its column with --column")
-    if words.count("-") > 1:
-        raise UsageError("stdin can be read only once", remedy="give `-` once")
-    return _listed(words, column=column, root=root)
 
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        column: str | None = None,
+        root: Path | None = None,
+        keep_columns: bool = False,
+    ) -> None:
+        if root is not None and column is None:
+            raise UsageError("--root belongs to a table", remedy="name its column with --column")
+        if keep_columns and (column is None or len(words) != 1):
+            raise UsageError("--keep-columns belongs to one table", remedy="give it and --column")
+        if words.count("-") > 1:
+            raise UsageError("stdin can be read only once", remedy="give `-` once")
+        self._words, self._column, self._root, self._keep = words, column, root, keep_columns
+        self.passed_over = 0
 
-def _listed(words: Sequence[str], *, column: str | None, root: Path | None) -> Iterator[Input]:
-    found = False
-    empty: list[Input] = []
-    for word in words:
-        items = iter(_of_table(word, column, root) if column is not None else _of_word(word))
-        first = next(items, None)
-        if first is None:
-            empty.append(Input(word, problem="no images found here"))
-            continue
-        found = True
-        yield first
-        yield from items
-    if not found:
-        raise UsageError(
-            f"no images found in {', '.join(words)}",
-            remedy="give files, folders, quoted globs, or - for a list on stdin",
-        )
-    yield from empty
+    def __iter__(self) -> Iterator[Input]:
+        found = False
+        empty: list[Input] = []
+        for word in self._words:
+            items = self._of_table(word) if self._column is not None else self._of_word(word)
+            first = next(items, None)
+            if first is None:
+                empty.append(Input(word, problem="no images found here"))
+                continue
+            found = True
+            yield first
+            yield from items
+        if not found:
+            passed = f"; {self.note()}" if self.passed_over else ""
+            raise UsageError(
+                f"no images found in {', '.join(self._words)}{passed}",
+                remedy="give files, folders, quoted globs, or - for a list on stdin",
+            )
+        yield from empty
 
+    def note(self) -> str:
+        """Return what was passed over, as a line to print; "" where nothing was."""
+        if not self.passed_over:
+            return ""
+        files = "file" if self.passed_over == 1 else "files"
+        return f"{self.passed_over} {files} passed over: no image suffix"
 
-def _of_word(word: str) -> Iterator[Input]:
-    if word == "-":
-        yield from _of_stdin()
-    elif os.path.isdir(word):
-        yield from _of_folder(word)
-    elif not os.path.lexists(word) and glob.has_magic(word):
-        yield from (Input(path) for path in sorted(glob.iglob(word, recursive=True)))
-    elif word.lower().endswith(TABLE_SUFFIXES):
-        raise UsageError(
-            f"{word} is a table", remedy="name the column that holds the paths with --column"
-        )
-    else:
-        yield Input(word)
+    def _of_word(self, word: str) -> Iterator[Input]:
+        if word == "-":
+            yield from _of_stdin()
+        elif os.path.isdir(word):
+            yield from self._of_folder(word)
+        elif not os.path.lexists(word) and glob.has_magic(word):
+            yield from (Input(path) for path in sorted(glob.iglob(word, recursive=True)))
+        elif word.lower().endswith(TABLE_SUFFIXES):
+            raise UsageError(
+                f"{word} is a table", remedy="name the column that holds the paths with --column"
+            )
+        else:
+            yield Input(word)
+
+    def _of_folder(self, folder: str) -> Iterator[Input]:
+        from ma_agiqa import images
+
+        stack: list[str | os.DirEntry[str]] = [folder]
+        while stack:
+            place = stack.pop()
+            if isinstance(place, str) or place.is_dir(follow_symlinks=False):
+                path = os.fspath(place)
+                try:
+                    with os.scandir(path) as listing:
+                        found = sorted(listing, key=lambda entry: entry.name, reverse=True)
+                except OSError as error:
+                    yield Input(path, problem=f"the folder cannot be listed: {error.strerror}")
+                    continue
+                stack += [entry for entry in found if not entry.name.startswith(".")]
+            elif _is_linked_folder(place):
+                continue
+            elif images.is_image_path(place.path):
+                yield Input(place.path)
+            else:
+                self.passed_over += 1
+
+    def _of_table(self, word: str) -> Iterator[Input]:
+        from ma_agiqa.data.samples import stream_rows
+
+        if not word.lower().endswith(TABLE_SUFFIXES):
+            raise UsageError(
+                f"--column reads CSV, Parquet and Excel tables, {word} is none",
+                remedy="score other inputs in a run of their own",
+            )
+        assert self._column is not None
+        folder = Path(word).parent if self._root is None else self._root
+        rows = stream_rows(word, self._column, whole=self._keep)
+        for number, (cell, cells) in enumerate(rows, start=1):
+            path, problem = os.path.join(folder, cell or ""), None
+            if not cell:
+                path = f"{word}[{number}]"
+                problem = f"row {number} has no path in column {self._column!r}"
+            yield Input(path, problem, columns=cells)
 
 
 def _of_stdin() -> Iterator[Input]:
@@ -126,36 +202,8 @@ def _of_stdin() -> Iterator[Input]:
             yield Input(path)
 
 
-def _of_folder(folder: str) -> Iterator[Input]:
-    from ma_agiqa import images
-
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        yield Input(folder, problem=f"the folder cannot be listed: {error.strerror}")
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _of_folder(entry.path)
-        elif images.is_image_path(entry.path) and not entry.is_dir():
-            yield Input(entry.path)
-
-
-def _of_table(word: str, column: str | None, root: Path | None) -> Iterator[Input]:
-    from ma_agiqa.data.samples import stream_texts
-
-    if not word.lower().endswith(TABLE_SUFFIXES):
-        raise UsageError(
-            f"--column reads CSV, Parquet and Excel tables, {word} is none",
-            remedy="score other inputs in a run of their own",
-        )
-    assert column is not None
-    folder = Path(word).parent if root is None else root
-    for row, cell in enumerate(stream_texts(word, column), start=1):
-        if cell:
-            yield Input(os.path.join(folder, cell))
-        else:
-            yield Input(f"{word}[{row}]", problem=f"row {row} has no path in column {column!r}")
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that loops, or leads where one may not go: reading it says so

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.cli.tables import Row, json_line
 from ma_agiqa.errors import OutputError
+from ma_agiqa.types import ROW_KEYS, Row
 from ma_agiqa.version import __version__
 
 MARK = "ma-agiqa journal"
@@ -26,6 +26,11 @@ MARK = "ma-agiqa journal"
 
 class Journal:
     """The rows of one run on their way into `target`.
+
+    Args:
+        target: the result file.
+        model: fingerprint of what computes the rows.
+        keys: what a row of an earlier run must hold to be reused.
 
     Attributes:
         path: the journal itself.
@@ -35,9 +40,10 @@ class Journal:
         OutputError: the place cannot be written, or holds something else.
     """
 
-    def __init__(self, target: Path, *, model: str) -> None:
+    def __init__(self, target: Path, *, model: str, keys: tuple[str, ...] = ROW_KEYS) -> None:
         self.path = target.with_name(target.name + ".partial")
         self._header = {MARK: 1, "version": __version__, "model": model}
+        self._keys = set(keys)
         self._offsets: dict[str, int] = {}
         self._rows = 0
         try:
@@ -110,10 +116,14 @@ class Journal:
                     break
                 if MARK in entry:
                     same_model = entry == self._header
-                elif same_model and "row" in entry and entry["row"].get("error") is None:
+                elif same_model and self._is_reusable(entry.get("row")):
                     self._offsets[entry["row"]["path"]] = end
                 end += len(line)
         os.truncate(self.path, end)
+
+    def _is_reusable(self, row: Any) -> bool:
+        """Say whether a row of an earlier run is a score with all that rows have today."""
+        return isinstance(row, dict) and row.keys() >= self._keys and row["error"] is None
 
     def _append(self, line: bytes) -> int:
         """Write a whole line or none of it; return where it starts."""
@@ -147,3 +157,13 @@ def _parse(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def json_line(row: Any, *, escape: bool = False) -> str:
+    """Return one line of JSON, in readable UTF-8 unless `escape` or a path is not UTF-8 itself."""
+    line = json.dumps(row, ensure_ascii=escape)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"

@@ -1,11 +1,24 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""What several commands share: options that read the same everywhere, and exit statuses."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+OK = 0
+SOME_FAILED = 1
+"""Some inputs failed, or a check found problems; the results name each."""
+USAGE = 2
+"""The request could not be carried out: wrong option, model, data set or output."""
+THRESHOLD_MISSED = 3
+INTERRUPTED = 130
+"""Ctrl-C: 128 + SIGINT, as a shell reports it."""
+BROKEN_PIPE = 141
+"""The reader of stdout went away: 128 + SIGPIPE."""
 
 Model = Annotated[
     str, typer.Option("--model", help="Name from `ma-agiqa models`, a model directory, a Hub id.")
@@ -61,3 +74,17 @@ ScoreColumn = Annotated[
 PromptColumn = Annotated[
     str | None, typer.Option("--prompt-column", help="Of a table: the text behind the image.")
 ]
+
+DatasetTarget = Annotated[
+    str | None, typer.Option("--target", help="Human score; else the data set's own.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+Predictions = Annotated[
+    Path | None, typer.Option(help="Write name, human score and prediction of each image as CSV.")
+]
+Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the intervals.")]
+
+
+def own_command() -> str:
+    """Return the command line as it was given, for the record beside results."""
+    return shlex.join(["ma-agiqa", *sys.argv[1:]])

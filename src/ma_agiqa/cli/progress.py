@@ -1,4 +1,8 @@
-"""How far a run is, on stderr and only on a terminal."""
+"""How far a run is, on stderr: a bar on a terminal, elsewhere a line now and then.
+
+Text that belongs beside a bar goes through it (`say`, `note`): written past it, it would stand
+on the bar's own line.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +10,149 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+LINE_SECONDS = 30.0
+"""Time between two lines where there is no terminal."""
+
+
+class Progress:
+    """Nothing shown: the base of what follows, and what --quiet gets."""
+
+    def advance(self) -> None:
+        """Count one more image."""
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr."""
+        typer.echo(text, err=True)
 
 
 @contextmanager
-def progress(
-    count: Callable[[], int | None], *, title: str, quiet: bool
-) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after every image; show a bar, the rate and the time left.
+def progress(count: Callable[[], int | None], *, title: str, quiet: bool) -> Iterator[Progress]:
+    """Show how many images are done, how fast, and on a terminal the time left.
 
     Args:
         count: how many images there will be, or None if that cannot be known; it may take
             long, so it runs beside the work.
         title: what is being done.
-        quiet: show nothing, as when stderr is not a terminal.
+        quiet: show nothing.
     """
-    if quiet or not sys.stderr.isatty():
-        yield lambda: None
+    if quiet or sys.stderr is None:
+        yield Progress()
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    shown = Bar(title) if sys.stderr.isatty() else Lines(title)
+    with shown:
+        threading.Thread(target=lambda: shown.set_total(count()), daemon=True).start()
+        yield shown
 
-    bar = Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        # Else rows for a pipe on stdout would be led to the bar's stderr.
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with bar:
-        task = bar.add_task(title, total=None, rate="")
 
-        def find_total() -> None:
-            bar.update(task, total=count())
+class Lines(Progress):
+    """A line every half a minute, for logs."""
 
-        def advance() -> None:
-            bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate="" if speed is None else f"{speed:.1f} images/s")
+    def __init__(self, title: str) -> None:
+        self._title, self._total, self._done = title, "", 0
+        self._stopped = threading.Event()
 
-        threading.Thread(target=find_total, daemon=True).start()
-        yield advance
+    def __enter__(self) -> Lines:
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+
+    def set_total(self, total: int | None) -> None:
+        self._total = "" if total is None else f" of {total}"
+
+    def advance(self) -> None:
+        self._done += 1
+
+    def _run(self) -> None:
+        while not self._stopped.wait(LINE_SECONDS):
+            self.say(f"{self._title}: {self._done}{self._total} images")
+
+
+class Bar(Progress):
+    """A bar that is gone when the run is over."""
+
+    def __init__(self, title: str) -> None:
+        from rich import progress as rich
+        from rich.console import Console
+
+        self._bar = rich.Progress(
+            rich.TextColumn(title),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[rate]}"),
+            rich.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            # Else rows for a pipe on stdout would be led to the bar's stderr.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._task = self._bar.add_task(title, total=None, rate="")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def set_total(self, total: int | None) -> None:
+        self._bar.update(self._task, total=total)
+
+    def advance(self) -> None:
+        self._bar.advance(self._task)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate="" if speed is None else f"{speed:.1f} images/s")
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class TrainingProgress:
+    """A bar per run on stderr, with the running loss and the latest validation SRCC."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self.bar = progress.Progress(
+            progress.TextColumn("epoch"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[news]}"),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=None, news="reading images")
+        self.latest = ""
+
+    def __enter__(self) -> TrainingProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def epoch_started(self, epoch: int, epochs: int) -> None:
+        self.bar.update(self.task, total=epochs, completed=epoch)
+
+    def loss(self, running: float) -> None:
+        self.bar.update(self.task, news=f"loss {running:.4f} {self.latest}")
+
+    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None:
+        self.latest = f"val SRCC {line['srcc']:.4f}"
+        self.bar.advance(self.task)
+        self.note(
+            f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  val SRCC {line['srcc']:.4f}  "
+            f"PLCC {line['plcc_raw']:.4f}  {line['seconds']:.0f} s{'  best' if best else ''}"
+        )
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,23 +1,42 @@
-"""What becomes of each row of `ma-agiqa score`: counted, kept, printed, written.
+"""Rows of results: on stdout as a table, JSON lines or CSV, and whole in a file.
 
 The promise held here: a row once computed is on stdout or in a file when the program ends,
-however it ends, short of a row that neither the disk nor stdout would take.
+however it ends, short of a row that neither the disk nor stdout would take (`journal.py`
+keeps rows while a run goes on).
+
+A path whose bytes are not UTF-8 is written with `\\xNN` in CSV and Parquet, which must be
+UTF-8, and with JSON's escapes in JSON lines.
 """
 
 from __future__ import annotations
 
+import csv
+import heapq
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from itertools import chain, count, islice
 from pathlib import Path
 from types import TracebackType
 
 import typer
 
-from ma_agiqa.cli import exits, tables
-from ma_agiqa.cli.journal import Journal
-from ma_agiqa.cli.output import Best, JsonPrinter, Printer, Silent
-from ma_agiqa.cli.tables import Row
-from ma_agiqa.errors import OutputError
+from ma_agiqa import files
+from ma_agiqa.cli import options
+from ma_agiqa.cli.journal import Journal, json_line
+from ma_agiqa.errors import OutputError, UsageError
+from ma_agiqa.types import ROW_KEYS, Row
+
+OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+PARQUET_CHUNK = 10_000
+
+PAGE = 500
+"""Rows per table on a terminal; a longer run prints several, so memory stays bounded."""
+
+BAR_WIDTH = 10
+
+CAPTION = "model {model}; 'better than' is the share of its training images that people rated lower"
 
 
 class Results:
@@ -71,14 +90,12 @@ class Results:
             self._printer.row(row)
         else:
             self._best.add(row)
-            if failed:
-                typer.echo(f"failed: {row['path']}: {row['error']}", err=True)
 
     def status(self) -> int:
         """Return the exit status: failed inputs count before a missed threshold."""
         if self._failed:
-            return exits.SOME_FAILED
-        return exits.THRESHOLD_MISSED if self._below else exits.OK
+            return options.SOME_FAILED
+        return options.THRESHOLD_MISSED if self._below else options.OK
 
     def summary(self) -> str:
         """Return one line on what was done and how fast."""
@@ -125,7 +142,7 @@ class Results:
             self._say_kept()
             return
         try:
-            tables.write(self._to, self._kept())
+            write_table(self._to, self._kept())
         except OutputError:
             self._rescue(self._kept())
             self._say_kept()
@@ -140,7 +157,7 @@ class Results:
 
     def _rescue(self, rows: Iterable[Row]) -> None:
         """Print rows that no file will hold, unless stdout has them already."""
-        if isinstance(self._printer, Silent):
+        if type(self._printer) is Printer:
             printer = JsonPrinter()
             for row in rows:
                 printer.row(row)
@@ -156,3 +173,230 @@ class Results:
                 "the same command goes on from there",
                 err=True,
             )
+
+
+class Format(str, Enum):
+    """How rows look on stdout."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+class Printer:
+    """Where rows go, one after the other; this one prints nothing."""
+
+    def row(self, row: Row) -> None:
+        """Print one row, at once or later."""
+
+    def close(self) -> None:
+        """Print what is still held back."""
+
+
+def make_printer(wanted: Format | None, *, to_file: bool) -> Printer:
+    """Return the printer for stdout.
+
+    Unless told, a terminal gets a table, a pipe gets JSON lines, and a pipe beside a result
+    file gets nothing.
+    """
+    if wanted is None and sys.stdout.isatty():
+        return TablePrinter()
+    if wanted is None and to_file:
+        return Printer()
+    return PRINTERS[wanted or Format.jsonl]()
+
+
+class JsonPrinter(Printer):
+    """Print each row as a JSON object on a line of its own."""
+
+    def row(self, row: Row) -> None:
+        _put(json_line(row, escape=not _takes_any_text()))
+
+
+class CsvPrinter(Printer):
+    """Print a header, then each row as comma-separated values."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._writer = csv.writer(_Stdout(), lineterminator="\n")
+
+    def row(self, row: Row) -> None:
+        if not self._started:
+            self._writer.writerow(row)
+            self._started = True
+        self._writer.writerow(row.values())
+
+
+class TablePrinter(Printer):
+    """Print rows as a table with a bar for the percentile, a page at a time."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def row(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == PAGE:
+            self.close()
+
+    def close(self) -> None:
+        if not self._rows:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        first = self._rows[0]
+        table = Table(box=box.SIMPLE_HEAD, caption=CAPTION.format(**first), caption_justify="left")
+        table.add_column("image", overflow="fold")
+        table.add_column(f"score ({first['low']:g} to {first['high']:g})", justify="right")
+        table.add_column("better than", no_wrap=True)
+        for row in self._rows:
+            image = Text(printable(row["path"]))
+            if row["error"] is not None:
+                image.append(f"\n{row['error']}", style="red")
+                table.add_row(image, "no score", "")
+            else:
+                if row["hint"] is not None:
+                    image.append(f"\n{row['hint']}", style="yellow")
+                table.add_row(image, f"{row['score']:.2f}", _bar(row["percentile"]))
+        self._rows = []
+        console = Console()
+        with console.capture() as capture:
+            console.print(table)
+        _put(capture.get())
+
+
+PRINTERS: dict[Format, Callable[[], Printer]] = {
+    Format.table: TablePrinter,
+    Format.jsonl: JsonPrinter,
+    Format.csv: CsvPrinter,
+}
+
+
+class Best:
+    """Keep the `size` rows of highest score, in bounded memory; equal scores keep their order."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heap: list[tuple[float, int, Row]] = []
+        self._order = count()
+
+    def add(self, row: Row) -> None:
+        if row["score"] is None:
+            return
+        entry = (row["score"], -next(self._order), row)
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def rows(self) -> list[Row]:
+        """Return them, best first."""
+        return [row for _, _, row in sorted(self._heap, reverse=True)]
+
+
+def _bar(percentile: float | None) -> str:
+    """Return a bar and the share of the training images' human scores that lie below."""
+    if percentile is None:
+        return "unknown"
+    filled = round(percentile / 100 * BAR_WIDTH)
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {percentile:3.0f} %"
+
+
+class _Stdout:
+    """The file that the csv module writes to."""
+
+    def write(self, text: str) -> None:
+        _put(text)
+
+
+def _takes_any_text() -> bool:
+    """Say whether stdout is Unicode; a pipe on Windows is not."""
+    return sys.stdout.encoding.lower().startswith("utf")
+
+
+def _put(text: str) -> None:
+    """Write to stdout at once, so that a reader behind a pipe sees rows as they come."""
+    encoding = "utf-8" if _takes_any_text() else sys.stdout.encoding
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", path="stdout") from error
+
+
+def check_output(path: Path) -> None:
+    """Refuse a result file that could never be written, before work starts.
+
+    Raises:
+        UsageError: the suffix names no known format.
+        OutputError: there is no such folder, or the path is a folder.
+    """
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise UsageError(
+            f"{path}: cannot tell the format from {path.suffix or 'a name without suffix'!r}",
+            remedy=f"end the name in {', '.join(OUTPUT_SUFFIXES)}",
+        )
+    if path.is_dir():
+        raise OutputError("is a folder", path=path, remedy="name a file in it")
+    if not path.parent.is_dir():
+        raise OutputError("its folder does not exist", path=path, remedy="make it first")
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write result rows to a CSV, JSON lines or Parquet file, whole or not at all.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    writer = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    with files.atomic_path(path) as temporary:
+        try:
+            writer[path.suffix.lower()](temporary, rows)
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written: {getattr(error, 'strerror', None) or error}", path=path
+            ) from error
+
+
+def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        keys, rows = _columns(rows)
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json_line(row) for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    numbers = {"score", "percentile", "low", "high"}
+    keys, rows = _columns(rows)
+    schema = pyarrow.schema(
+        [(key, pyarrow.float64() if key in numbers else pyarrow.string()) for key in keys]
+    )
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        while chunk := list(islice(rows, PARQUET_CHUNK)):
+            plain = [{**row, "path": printable(row["path"])} for row in chunk]
+            writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
+
+
+def _columns(rows: Iterable[Row]) -> tuple[tuple[str, ...], Iterator[Row]]:
+    """Return the keys that all rows have, and the rows."""
+    rows = iter(rows)
+    first = next(rows, None)
+    return (ROW_KEYS, rows) if first is None else (tuple(first), chain([first], rows))
+
+
+def printable(text: str) -> str:
+    """Return text that any UTF-8 output takes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
 """`ma-agiqa score`: parse, call the scorer, hand the rows on.
 
 What this file does not do: read images or know models; see `inference.py`. What becomes of
-a row stands in `cli/results.py`.
+a row stands in `results.py`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ma_agiqa.cli import exits, inputs, options, output, tables
-from ma_agiqa.cli.inputs import Input
+from ma_agiqa.cli import options
+from ma_agiqa.cli.inputs import Input, Listing
 from ma_agiqa.cli.progress import progress
+from ma_agiqa.cli.results import Format, Results, check_output, make_printer
 from ma_agiqa.errors import ImageError, MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
     from ma_agiqa.cli.journal import Journal
-    from ma_agiqa.cli.tables import Row
     from ma_agiqa.inference import Scorer
+    from ma_agiqa.types import Row
 
 Words = Annotated[
     list[str],
@@ -38,6 +39,14 @@ Column = Annotated[str | None, typer.Option(help="Column of a table that holds p
 Root = Annotated[
     Path | None, typer.Option(help="Folder that a table's paths start from; else its own.")
 ]
+KeepColumns = Annotated[
+    bool,
+    typer.Option(
+        "--keep-columns",
+        help="Rows carry the other columns of the table too, as text; one named like a column "
+        "of the results is called table_NAME.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -49,7 +58,7 @@ Output = Annotated[
     ),
 ]
 Style = Annotated[
-    output.Format | None,
+    Format | None,
     typer.Option("--format", help="Of stdout: else a table on a terminal, JSON lines in a pipe."),
 ]
 Top = Annotated[
@@ -75,6 +84,7 @@ def score(
     workers: options.Workers = None,
     column: Column = None,
     root: Root = None,
+    keep_columns: KeepColumns = False,
     to: Output = None,
     style: Style = None,
     top: Top = None,
@@ -90,12 +100,12 @@ def score(
     if fail_under is not None and not math.isfinite(fail_under):
         raise UsageError(f"--fail-under needs a finite number, got {fail_under}")
     if to is not None:
-        tables.check_output(to)
-    items = inputs.expand(words, column=column, root=root)
+        check_output(to)
+    listing = Listing(words, column=column, root=root, keep_columns=keep_columns)
+    items = iter(listing)
     items = chain([next(items)], items)  # "no images" is said before a model is loaded
 
     from ma_agiqa import presets
-    from ma_agiqa.cli.results import Results
     from ma_agiqa.inference import load
     from ma_agiqa.models import checkpoint
 
@@ -116,16 +126,18 @@ def score(
         if scorer.semantics is not None:
             fingerprint += f"+{scorer.semantics.fingerprint}"
             fingerprint += "" if prompt is None else f"+{prompt}"
-    printer = output.make_printer(style, to_file=to is not None)
+    printer = make_printer(style, to_file=to is not None)
     results = Results(printer, to=to, model=fingerprint, top=top, fail_under=fail_under)
     total = partial(_count, words, column, root)
-    with results, progress(total, title="scoring", quiet=quiet) as advance:
+    with results, progress(total, title="scoring", quiet=quiet) as shown:
         for item, row, reused in _rows(items, scorer, results.journal, prompt):
             results.add(row, sha256=item.sha256, reused=reused)
-            advance()
+            if top is not None and row["error"] is not None:
+                shown.say(f"failed: {row['path']}: {row['error']}")
+            shown.advance()
     if not quiet:
-        typer.echo(results.summary(), err=True)
-    raise typer.Exit(exits.INTERRUPTED if results.interrupted else results.status())
+        typer.echo("\n".join(filter(None, [results.summary(), listing.note()])), err=True)
+    raise typer.Exit(options.INTERRUPTED if results.interrupted else results.status())
 
 
 def _check_prompt(scorer: Scorer, prompt: str | None) -> None:
@@ -159,7 +171,8 @@ def _kept(item: Input, journal: Journal | None) -> Row | None:
         item.read_bytes()
     except ImageError:
         return None  # gone since; scoring it makes the row that says so
-    return journal.reusable(item.path, item.sha256)
+    row = journal.reusable(item.path, item.sha256)
+    return None if row is None else item.row(row)
 
 
 def _scored(
@@ -176,7 +189,7 @@ def _scored(
         noted(), read=Input.read, content=lambda item: item.sha256, prompt=lambda _: prompt
     ):
         item = waiting.popleft()
-        yield item, {**result.to_row(), "path": item.path}, False
+        yield item, item.row(result.to_row()), False
 
 
 def _count(words: list[str], column: str | None, root: Path | None) -> int | None:
@@ -184,6 +197,6 @@ def _count(words: list[str], column: str | None, root: Path | None) -> int | Non
     if "-" in words:
         return None
     try:
-        return sum(1 for _ in inputs.expand(words, column=column, root=root))
+        return sum(1 for _ in Listing(words, column=column, root=root))
     except MAAGIQAError:
         return None  # the run itself meets the same error and reports it

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ma_agiqa.cli import options
-from ma_agiqa.text import hint
+from ma_agiqa.cli.progress import TrainingProgress
+from ma_agiqa.text import did_you_mean
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the model appears in OUT/model.")]
 Architecture = Annotated[
@@ -30,9 +31,6 @@ SplitName = Annotated[
         "unseen-GENERATOR, or training/SPLIT of the official training set; train trains, val "
         "selects.",
     ),
-]
-Target = Annotated[
-    str | None, typer.Option("--target", help="Human score; else the data set's own.")
 ]
 Seed = Annotated[int, typer.Option(help="Of weights, order and crops.")]
 Settings = Annotated[
@@ -79,7 +77,7 @@ def train(
     model: Architecture = "compact",
     recipe: RecipeName = None,
     split: SplitName = "paper",
-    target: Target = None,
+    target: options.DatasetTarget = None,
     seed: Seed = 0,
     settings: Settings = None,
     device: options.Device = "auto",
@@ -107,7 +105,7 @@ def train(
 
     name = recipe or find(model).recipe
     if name not in RECIPES:
-        raise UsageError(f"no recipe named {name!r}{hint(name, RECIPES, 'known are')}")
+        raise UsageError(f"no recipe named {name!r}{did_you_mean(name, RECIPES, 'known are')}")
     request = TrainRequest(
         data=data,
         root=root,
@@ -126,54 +124,7 @@ def train(
         columns=TableColumns(image_column, score_column, prompt_column),
         also=tuple(Source.parse(text, split=split) for text in also or ()),
     )
-    with Progress() as progress:
+    with TrainingProgress() as progress:
         directory = run(request, observer=progress)
     if is_first():
         typer.echo(directory)
-
-
-class Progress:
-    """A bar per run on stderr, with the running loss and the latest validation SRCC."""
-
-    def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
-        self.bar = progress.Progress(
-            progress.TextColumn("epoch"),
-            progress.MofNCompleteColumn(),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[news]}"),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("train", total=None, news="reading images")
-        self.latest = ""
-
-    def __enter__(self) -> Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def epoch_started(self, epoch: int, epochs: int) -> None:
-        self.bar.update(self.task, total=epochs, completed=epoch)
-
-    def loss(self, running: float) -> None:
-        self.bar.update(self.task, news=f"loss {running:.4f} {self.latest}")
-
-    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None:
-        self.latest = f"val SRCC {line['srcc']:.4f}"
-        self.bar.advance(self.task)
-        self.console.print(
-            f"epoch {line['epoch']:3d}  loss {line['loss']:.4f}  val SRCC {line['srcc']:.4f}  "
-            f"PLCC {line['plcc_raw']:.4f}  {line['seconds']:.0f} s{'  best' if best else ''}",
-            highlight=False,
-        )
-
-    def note(self, text: str) -> None:
-        self.console.print(text, highlight=False)

@@ -26,6 +26,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from xml.etree.ElementTree import ParseError
@@ -34,7 +35,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ma_agiqa.errors import DataError, MissingExtraError, UsageError
+from ma_agiqa.errors import DataError, MissingExtraError, UsageError, first_line
 from ma_agiqa.text import SHOWN, did_you_mean, join_some
 from ma_agiqa.types import Scale
 
@@ -208,8 +209,12 @@ def read_table(path: str | Path, *, header: Sequence[str] | None = None) -> Tabl
     return table
 
 
-def stream_texts(path: str | Path, column: str) -> Iterator[str | None]:
+def stream_rows(
+    path: str | Path, column: str, *, whole: bool = False
+) -> Iterator[tuple[str | None, dict[str, str | None]]]:
     """Yield one column of texts row by row, None where a row has none.
+
+    Beside it stands the whole row as text by column, if asked for; else nothing.
 
     For lists that do not fit in memory: of a CSV and a Parquet file a part is held at a time,
     and a file that is damaged in the middle gives the rows before that.
@@ -218,12 +223,15 @@ def stream_texts(path: str | Path, column: str) -> Iterator[str | None]:
         DataError: as `read_table`, or the column is missing or holds something else than text.
         MissingExtraError: an Excel file without the package that reads them.
     """
-    for chunk in _chunks(path, only=column):
-        for value in _column(chunk, column, source=path):
+    for chunk in _chunks(path, only=None if whole else column):
+        names = [str(name) for name in chunk.columns] if whole else []
+        cells = chunk.itertuples(index=False, name=None) if whole else repeat(())
+        for value, row in zip(_column(chunk, column, source=path), cells, strict=False):
             if not (_is_missing(value) or isinstance(value, str)):
                 kind = type(value).__name__
                 raise DataError(f"column {column!r} holds {kind} values, not text", path=path)
-            yield _text(value) or None
+            texts = (_text(cell) or None for cell in row)
+            yield _text(value) or None, dict(zip(names, texts, strict=True))
 
 
 def text_column(
@@ -327,9 +335,8 @@ def _guarded(chunks: Iterator[Table], path: str | Path, reason: str) -> Iterator
     try:
         yield from chunks
     except _DAMAGE as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{reason}: {first_line}",
+            f"{reason}: {first_line(error)}",
             path=path,
             remedy="copy it again, or save it as a comma-separated UTF-8 file with a header",
         ) from error

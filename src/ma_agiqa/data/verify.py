@@ -24,7 +24,7 @@ import numpy as np
 from ma_agiqa.data.datasets import Dataset, load_known
 from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import Samples
-from ma_agiqa.errors import DataError, ImageError, UsageError
+from ma_agiqa.errors import DataError, ImageError, UsageError, first_line
 from ma_agiqa.images import is_image_path, read_image
 from ma_agiqa.provenance import available_cores
 from ma_agiqa.text import join_some
@@ -110,8 +110,7 @@ def download(info: Dataset, root: str | Path, *, revision: str | None = None) ->
         )
     except failures as error:
         raise DataError(
-            f"{info.hub.repository} could not be fetched from the Hub: "
-            f"{(str(error) or type(error).__name__).splitlines()[0]}",
+            f"{info.hub.repository} could not be fetched from the Hub: {first_line(error)}",
             path=root,
             remedy="check the network or HF_HUB_OFFLINE, and run the same command again: it goes "
             f"on where it stopped; or get it from {info.download[0]}",

@@ -40,7 +40,6 @@ from ma_agiqa.lmm.encoder import (
     encode_with_prompts,
     require_prompts,
 )
-from ma_agiqa.lookahead import reason
 from ma_agiqa.types import RGB
 
 FIRST_BATCH, LARGEST_BATCH = 4, 64
@@ -199,7 +198,7 @@ class _Run:
         try:
             item = future.result()
         except ImageError as error:
-            self._fail(path, reason(error))
+            self._fail(path, error.without_path)
             return
         except MemoryError:
             self._fail(path, "not enough memory to decode the image")
@@ -229,7 +228,7 @@ class _Run:
             questions = self.store.header.questions
             vectors = encode_with_prompts(self.encoder, images, questions, prompts).cpu()
         except ImageError as error:
-            why = reason(error)
+            why = error.without_path
         except (MemoryError, RuntimeError) as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -255,7 +254,7 @@ class _Run:
         try:
             self.writer.add(item.key, vectors)
         except FeatureError as error:
-            self._fail(item.path, reason(error))
+            self._fail(item.path, error.without_path)
             return
         self.done.extracted += 1
         self.on_image()
@@ -297,7 +296,7 @@ def import_official(
                     writer.add(sha256, read_vectors(directory, image, store.header.width))
                     done.extracted += 1
             except ImageError as error:
-                done.failures.append(Failure(str(image), reason(error)))
+                done.failures.append(Failure(str(image), error.without_path))
             except FeatureError as error:
                 done.failures.append(Failure(str(image), str(error)))
             on_image()

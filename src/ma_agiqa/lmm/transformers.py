@@ -53,7 +53,7 @@ from ma_agiqa.lmm.weights import (
     locate,
     open_checkpoint,
 )
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 from ma_agiqa.types import RGB
 
 AUTO_CLASS = "AutoModelForImageTextToText"
@@ -524,7 +524,7 @@ def _require_complete(report: Mapping[str, Any], directory: Path) -> None:
     names += sorted(str(entry) for entry in report["mismatched_keys"])
     if names:
         raise ModelError(
-            f"{len(names)} tensors are missing or have another shape: {some(names)}",
+            f"{len(names)} tensors are missing or have another shape: {join_some(names)}",
             path=directory,
             remedy="these are not the weights that its config.json describes",
         )

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
-from ma_agiqa.errors import ModelError, OutputError
+from ma_agiqa.errors import ModelError, OutputError, install_command
 from ma_agiqa.files import sha256
 from ma_agiqa.models.prediction import QualityNetwork
-from ma_agiqa.text import hint, some
+from ma_agiqa.text import did_you_mean, join_some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -64,7 +64,8 @@ def build_architecture(
     for argument in network:
         if argument not in known:
             raise ModelError(
-                f"{architecture} has no argument {argument!r}{hint(argument, known, 'it has')}",
+                f"{architecture} has no argument {argument!r}"
+                f"{did_you_mean(argument, known, 'it has')}",
                 path=source,
             )
     try:
@@ -95,7 +96,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         raise ModelError(
             f"written in format {version}, this version reads up to {FORMAT_VERSION}",
             path=path,
-            remedy="pip install --upgrade ma-agiqa",
+            remedy=install_command(),
         )
     return configs.from_dict(ModelConfig, data, source=str(path))
 
@@ -125,8 +126,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unknown:
         raise ModelError(
-            f"weights do not fit the architecture: missing {some(missing)}, "
-            f"unknown {some(unknown)}",
+            f"weights do not fit the architecture: missing {join_some(missing)}, "
+            f"unknown {join_some(unknown)}",
             path=path,
         )
     for name, tensor in own.items():

@@ -21,7 +21,7 @@ from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 from ma_agiqa.training.data import TrainingImages, TrainingSet
 from ma_agiqa.training.request import Source
 from ma_agiqa.training.scales import LinearMap, between, standardised
@@ -113,7 +113,7 @@ def _require_learnable(one: DataSet) -> None:
     if unknown:
         raise DataError(
             f"{len(unknown)} of {len(scores)} images of {one.name} have no finite "
-            f"{one.target!r}: {some(unknown)}",
+            f"{one.target!r}: {join_some(unknown)}",
             remedy="give these records a score or remove them",
         )
     if len(one.split.train) == 0 or not np.ptp(one.scores("train")) > 0:

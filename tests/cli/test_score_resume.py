@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from command_line import MAIN, rows_of, save_model, score
-from ma_agiqa.cli import journal, tables
+from ma_agiqa.cli import journal, results
 from ma_agiqa.errors import OutputError
 
 
@@ -95,7 +95,7 @@ def kept(pictures: Path, tiny_compact: Path, tmp_path: Path) -> Path:
     """The result file of a run whose writing failed at the end, so that its journal stayed."""
     out = tmp_path / "scores.jsonl"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "write", full_disk)
+        patch.setattr(results, "write_table", full_disk)
         result = score(pictures, "--output", out, model=tiny_compact)
     assert result.exit_code == 2
     return out
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_at_the_end_keeps_and_prints_all_rows(
 ) -> None:
     out = tmp_path / "scores.csv"
     out.write_text("of an earlier run")
-    monkeypatch.setattr(tables, "write", full_disk)
+    monkeypatch.setattr(results, "write_table", full_disk)
     result = score(pictures, "--output", out, model=tiny_compact)
     assert result.exit_code == 2
     assert "No space left" in result.stderr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ma_agiqa.cli import exits, options
+from ma_agiqa.cli import options
 from ma_agiqa.cli.progress import progress
 from ma_agiqa.errors import UsageError
 
@@ -77,18 +77,15 @@ def download(
 
 @app.command()
 def verify(
-    name: Name,
-    root: Root,
-    workers: options.Workers = None,
-    quiet: options.Quiet = False,
+    name: Name, root: Root, workers: options.Workers = None, quiet: options.Quiet = False
 ) -> None:
     """Say what is missing or damaged in a copy of a data set; exit 1 if anything is."""
     from ma_agiqa.data.datasets import get
     from ma_agiqa.data.verify import verify as check
 
     info = get(name)
-    with progress(lambda: info.records, title="checking", quiet=quiet) as advance:
-        report = check(info, root, workers=workers, on_image=advance)
+    with progress(lambda: info.records, title="checking", quiet=quiet) as shown:
+        report = check(info, root, workers=workers, on_image=shown.advance)
     for problem in report.problems:
         typer.echo(f"{problem.file}: {problem.reason} ({problem.remedy})")
     for caveat in report.caveats:
@@ -98,13 +95,13 @@ def verify(
         typer.echo(f"content not compared, no checksum is known: {files}", err=not report.ok)
     if report.records == 0:
         typer.echo("images were not looked for", err=True)
-        raise typer.Exit(exits.SOME_FAILED)
+        raise typer.Exit(options.SOME_FAILED)
     typer.echo(
         f"{report.sound} of {report.expected} images sound ({report.size / 1e9:.2f} GB), "
         f"{report.missing} missing, {report.damaged} damaged",
         err=not report.ok,
     )
-    raise typer.Exit(exits.OK if report.ok else exits.SOME_FAILED)
+    raise typer.Exit(options.OK if report.ok else options.SOME_FAILED)
 
 
 @app.command()
@@ -123,9 +120,14 @@ def downsize(
     from ma_agiqa.data.downsize import downsize as reduce
 
     info = get(name)
-    with progress(lambda: info.records, title="reducing", quiet=quiet) as advance:
+    with progress(lambda: info.records, title="reducing", quiet=quiet) as shown:
         done = reduce(
-            load(name, root), root, out, short_side=short_side, workers=workers, on_image=advance
+            load(name, root),
+            root,
+            out,
+            short_side=short_side,
+            workers=workers,
+            on_image=shown.advance,
         )
     for file, reason in done.failed.items():
         typer.echo(f"{file}: {reason}")
@@ -134,7 +136,7 @@ def downsize(
         f"{len(done.failed)} failed",
         err=bool(done.failed),
     )
-    raise typer.Exit(exits.SOME_FAILED if done.failed else exits.OK)
+    raise typer.Exit(options.SOME_FAILED if done.failed else options.OK)
 
 
 def _description(info: Dataset) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import openpyxl
@@ -80,7 +81,76 @@ def test_an_image_named_twice_is_scored_twice(pictures: Path, tiny_compact: Path
     assert rows[0] == rows[1]
 
 
+def test_the_columns_of_a_table_are_kept_on_request(
+    pictures: Path, tiny_compact: Path, tmp_path: Path
+) -> None:
+    table = pictures / "list.csv"
+    table.write_text("id,image,score\n07,a.png,3.5\n08,gone.png,\n")
+    words = (table, "--column", "image")
+    plain = rows_of(score(*words, model=tiny_compact).stdout)
+    assert [tuple(row) for row in plain] == [ROW_KEYS, ROW_KEYS]
+    kept = score(*words, "--keep-columns", model=tiny_compact)
+    expected = [
+        {**plain[0], "id": "07", "image": "a.png", "table_score": "3.5"},
+        {**plain[1], "id": "08", "image": "gone.png", "table_score": None},
+    ]
+    assert rows_of(kept.stdout) == expected
+    header = score(*words, "--keep-columns", "--format", "csv", model=tiny_compact).stdout
+    assert header.splitlines()[0] == ",".join([*ROW_KEYS, "id", "image", "table_score"])
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        out = tmp_path / f"scores{suffix}"
+        score(*words, "--keep-columns", "--output", out, model=tiny_compact)
+        if suffix == ".parquet":
+            assert pyarrow.parquet.read_table(out).to_pylist() == expected
+        elif suffix == ".jsonl":
+            assert rows_of(out.read_text()) == expected
+        else:
+            assert out.read_text().splitlines()[1].endswith(",07,a.png,3.5")
+
+
+def test_files_without_an_image_suffix_are_counted_at_the_end(
+    pictures: Path, tiny_compact: Path
+) -> None:
+    result = score(pictures, model=tiny_compact)
+    assert result.stderr.splitlines()[-1] == "1 file passed over: no image suffix"
+    (pictures / "below" / "noext").write_bytes((pictures / "a.png").read_bytes())
+    (pictures / "below" / "x.heic").touch()
+    result = score(pictures, model=tiny_compact)
+    assert len(rows_of(result.stdout)) == 5
+    assert result.stderr.splitlines()[-1] == "3 files passed over: no image suffix"
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "x.heic").touch()
+    result = run("score", tmp_path)
+    assert result.exit_code == 2
+    assert "1 file passed over: no image suffix" in result.stderr
+
+
 # What is wrong with it
+
+
+def test_a_link_that_loops_is_a_row_and_the_rest_is_scored(
+    pictures: Path, tiny_compact: Path
+) -> None:
+    (pictures / "b2.png").symlink_to("b2.png")
+    (pictures / "loop").symlink_to(".")
+    result = score(pictures, model=tiny_compact)
+    rows = rows_of(result.stdout)
+    assert result.exit_code == 1
+    assert len(rows) == 6
+    assert [Path(str(row["path"])).name for row in rows if row["error"]] == ["b2.png"]
+
+
+def test_a_folder_may_be_deeper_than_python_recurses(tmp_path: Path) -> None:
+    folders = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 1200)]
+    for folder in folders:
+        os.mkdir(folder)
+    Path(folders[-1], "note.txt").touch()
+    assert "1 file passed over" in run("score", tmp_path).stderr
+    Path(folders[-1], "note.txt").unlink()
+    for folder in reversed(folders):  # what removes a test's folder recurses
+        os.rmdir(folder)
 
 
 def test_bad_images_become_rows_and_the_status_is_1(
@@ -116,6 +186,7 @@ def test_an_empty_folder_beside_images_is_a_row(
         (["table.csv"], "--column"),
         (["PICTURES", "--column", "image"], "CSV, Parquet and Excel"),
         (["PICTURES", "--root", "."], "--column"),
+        (["PICTURES", "--keep-columns"], "--keep-columns belongs to one table"),
         (["PICTURES", "--output", "scores.xlsx"], ".parquet"),
         (["PICTURES", "--output", "nowhere/scores.csv"], "folder does not exist"),
         (["PICTURES", "--fail-under", "nan"], "finite"),

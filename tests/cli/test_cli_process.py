@@ -7,12 +7,14 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from command_line import MAIN, rows_of, run
+from ma_agiqa.cli import progress
 from ma_agiqa.version import __version__
 
 
@@ -76,6 +78,43 @@ def test_json_lines_stay_on_stdout_when_only_stderr_is_a_terminal(
     )
     assert len(rows_of(printed)) == 5
     assert "5 scored" in shown
+
+
+def test_text_of_a_failure_stands_on_a_line_of_its_own(pictures: Path, tiny_compact: Path) -> None:
+    """Written past the bar, it would begin where the bar ends."""
+    shown, _ = on_terminal(
+        *("score", pictures, "gone.png", "--top", 1, "--batch-size", 1),
+        *("--model", tiny_compact, "--device", "cpu"),
+    )
+    (line,) = [line for line in shown.split("\n") if "failed: gone.png" in line]
+    before = line.rpartition("\x1b[2K")[2]
+    assert before.startswith("failed: gone.png")
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
+    with progress.progress(lambda: 7, title="extracting", quiet=False) as shown:
+        shown.advance()
+        shown.advance()
+        time.sleep(0.3)
+    assert "extracting: 2 of 7 images\n" in capsys.readouterr().err
+    with progress.progress(lambda: 7, title="extracting", quiet=True) as shown:
+        shown.advance()
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_shell_completion_can_be_shown() -> None:
+    done = subprocess.run(
+        [*MAIN, "--show-completion", "bash"],
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout
 
 
 def loaded_by(statement: str) -> Iterator[str]:
