@@ -88,7 +88,7 @@ def test_models_are_chosen_on_validation_without_a_look_at_the_test_part(desk: P
         assert judgement["report"]["n"] == len(split.part("val")) != len(split.part("test"))
     assert all(len(c["per_split"]) == 2 for c in found["summary"]["comparisons"])
     assert "figures to choose by, not to report" in done.stdout
-    assert "figures to choose by" in (desk / "out/results.html").read_text()
+    assert "figures to choose by" in (desk / "out/results.md").read_text()
     keys = {path.name for path in (desk / "out/cells").iterdir()}
     benchmark(desk, HEAD, A, PROBE, PEER)  # the test part: other cells
     assert len({path.name for path in (desk / "out/cells").iterdir()} - keys) == len(keys)
@@ -208,7 +208,7 @@ def test_a_failing_cell_is_a_row_and_the_rest_goes_on(
     assert (row["cells"], row["failed"]) == (2, 1)
     assert f"failed: probe on a random-0: {told}" in done.stderr
     assert "1 (1 failed)" in done.stdout
-    assert told in (desk / "out/results.html").read_text()
+    assert told in (desk / "out/results.md").read_text()
     # What is left is compared on the split that has both.
     assert list(found["summary"]["comparisons"][0]["per_split"]) == ["random-1"]
     monkeypatch.undo()
@@ -262,20 +262,6 @@ def test_no_human_score_is_written(desk: Path) -> None:
     samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
     written = "".join(p.read_text() for p in (desk / "out").rglob("*") if p.is_file())
     assert not [score for score in samples.target().tolist() if repr(score) in written]
-
-
-def test_the_page_needs_nothing_else_and_escapes_names(desk: Path) -> None:
-    named = PROBE.replace('name = "probe"', 'name = "<b>&probe"')
-    benchmark(desk, HEAD.replace('"probe"', '"<b>&probe"'), A, named, PEER)
-    html = (desk / "out/results.html").read_text()
-    assert "<b>" not in html
-    assert "&lt;b&gt;&amp;probe" in html
-    assert html.count("<svg") == 1
-    assert not re.findall(r"(?:src|href)=|@import|https?://", html)
-    dots = re.findall(r'<circle cx="([0-9.]+)" cy="[0-9.]+" r="5"', html)
-    medians = [r["figures"]["srcc"]["median"] for r in results(desk)["summary"]["rows"]]
-    assert len(dots) == 2
-    assert (float(dots[0]) > float(dots[1])) == (medians[0] > medians[1])
 
 
 def test_a_training_takes_some_of_a_stores_questions_and_no_gate(desk: Path) -> None:

@@ -1,6 +1,6 @@
 """A benchmark as declared: models, data sets, splits, seeds; read from TOML, checked whole.
 
-    title = "..."                 of the page
+    title = "..."                 of the tables
     baseline = "name of a model"  against which every other is tested; optional
     seeds = [0, 1, 2]             of trainings; other kinds do not depend on one
     resamples = 1000              of every bootstrap

@@ -25,8 +25,8 @@ def benchmark(
 ) -> None:
     """Run a declared grid of models, data sets, splits and seeds; resumable.
 
-    Writes results.json, results.md and results.html into OUT. What is wrong with the grid is
-    found before any work.
+    Writes results.json and results.md into OUT. What is wrong with the grid is found before any
+    work.
 
     Exit status: 0 all good, 1 some cells failed, 2 wrong use.
     """
@@ -35,7 +35,6 @@ def benchmark(
     from ma_agiqa.bench import cells, material
     from ma_agiqa.bench.grid import read_grid
     from ma_agiqa.bench.markdown import markdown
-    from ma_agiqa.bench.page import page
     from ma_agiqa.bench.runner import run
     from ma_agiqa.bench.summary import summarise, to_dict
     from ma_agiqa.files import write_atomically
@@ -53,7 +52,6 @@ def benchmark(
     whole = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(out / "results.json", whole + "\n")
     write_atomically(out / "results.md", text)
-    write_atomically(out / "results.html", page(summary, data["environment"], data["command"]))
     typer.echo(text, nl=False)
     raise typer.Exit(exits.SOME_FAILED if outcome.failures else exits.OK)
 
