@@ -30,7 +30,7 @@ LAYERS = [
 # Within a layer any import goes: `experts/handcrafted.py` is an encoder as `lmm/encoder.py`
 # describes it, and `lmm/encoder.py` opens it.
 
-ROOMS = {"lmm", "data"}
+ROOMS = {"lmm", "data", "bench"}
 """Packages whose files are rooms, not cells: see `test_no_file_is_a_cell`."""
 
 SMALL = 60

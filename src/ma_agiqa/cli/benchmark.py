@@ -30,28 +30,18 @@ def benchmark(
 
     Exit status: 0 all good, 1 some cells failed, 2 wrong use.
     """
-    import json
-
-    from ma_agiqa.bench import cells, material
+    from ma_agiqa.bench import report
     from ma_agiqa.bench.grid import read_grid
-    from ma_agiqa.bench.markdown import markdown
-    from ma_agiqa.bench.runner import run
-    from ma_agiqa.bench.summary import summarise, to_dict
-    from ma_agiqa.files import write_atomically
+    from ma_agiqa.bench.run import prepare, run
 
     grid = read_grid(file)
     if check:
-        for cell in cells.cells_of(grid, *material.gather(grid)):
-            typer.echo(cell.title)
+        for job in prepare(grid)[1]:
+            typer.echo(job.title)
         return
     with News(quiet=quiet) as news:
         outcome = run(grid, out, device=device, observer=news)
-    summary = summarise(outcome)
-    data = to_dict(outcome, summary, command=shlex.join(["ma-agiqa", *sys.argv[1:]]))
-    text = markdown(summary)
-    whole = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(out / "results.json", whole + "\n")
-    write_atomically(out / "results.md", text)
+    text = report.write(outcome, out, command=shlex.join(["ma-agiqa", *sys.argv[1:]]))
     typer.echo(text, nl=False)
     raise typer.Exit(exits.SOME_FAILED if outcome.failures else exits.OK)
 

@@ -16,7 +16,7 @@ from ma_agiqa.cli.tables import Row
 from ma_agiqa.errors import MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.bench.peers import Peer
+    from ma_agiqa.bench.pyiqa_metrics import PyiqaMetric as Peer
     from ma_agiqa.data.samples import Samples
 
 Metric = Annotated[str, typer.Argument(help="Such as brisque, niqe, ilniqe, clipiqa.")]
@@ -50,7 +50,8 @@ def peer(
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
     from ma_agiqa import devices
-    from ma_agiqa.bench.peers import Peer, filled
+    from ma_agiqa.bench.pyiqa_metrics import PyiqaMetric as Peer
+    from ma_agiqa.bench.pyiqa_metrics import filled
     from ma_agiqa.data import datasets
     from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.scores import write_scores
@@ -91,7 +92,7 @@ def _rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[R
 
     Beside it, whether the measure was asked and gave no number.
     """
-    from ma_agiqa.bench.peers import NoScoreError
+    from ma_agiqa.bench.pyiqa_metrics import NoScoreError
     from ma_agiqa.features.content import content_hash
     from ma_agiqa.images import read_bytes
     from ma_agiqa.lookahead import reason
