@@ -73,7 +73,6 @@ def test_every_command_runs(desk: Path) -> None:
     peer = next(row for row in found["summary"]["rows"] if row["model"] == "a peer")
     assert peer["figures"]["srcc"]["median"] == pytest.approx(1.0)  # its scores are the humans'
     assert {p["method"] for p in found["summary"]["published"]} >= {"MA-AGIQA", "BRISQUE"}
-    assert (desk / "bench/results.html").read_text().startswith("<!doctype html>")
     assert (desk / "bench/results.md").read_text() == outputs[4][1]
 
 

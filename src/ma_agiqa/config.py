@@ -11,13 +11,16 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
-from ma_agiqa.errors import ModelError
+from ma_agiqa.errors import MAAGIQAError, ModelError
+from ma_agiqa.text import did_you_mean, join_some
 from ma_agiqa.types import Scale
 
 FORMAT_VERSION = 1
 T = TypeVar("T")
+REMEDY = "the file is damaged or was written by another version of ma-agiqa"
 
 
 @dataclass(frozen=True)
@@ -89,61 +92,79 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], *, source: str) -> T:
-    """Build the config dataclass `cls` from parsed JSON.
+def from_dict(
+    cls: type[T],
+    data: Mapping[str, Any],
+    *,
+    source: str,
+    error: type[MAAGIQAError] = ModelError,
+    folder: Path | None = None,
+) -> T:
+    """Build the dataclass `cls` from parsed JSON or TOML.
 
     Args:
         source: where the data came from; stands in the error.
+        error: class of the errors.
+        folder: given for a file that people write. Its paths start there, and a single value
+            stands for a list of one.
 
     Raises:
-        ModelError: unknown key, missing key, or a value of the wrong kind.
+        ModelError, or the class given: unknown key, missing key, or a value of another type.
     """
     if not isinstance(data, Mapping):
-        raise ModelError(
-            f"expected a mapping for {cls.__name__}, found {type(data).__name__}", path=source
-        )
-    hints = typing.get_type_hints(cls)
+        raise error(f"expected a mapping for {cls.__name__}, got {data!r}", path=source)
+    remedy = None if folder is not None else REMEDY
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    missing = sorted(
-        name
+    if unknown := sorted(set(data) - set(fields)):
+        known = did_you_mean(unknown[0], fields, "known are")
+        names = join_some([repr(name) for name in unknown])
+        raise error(f"unknown keys {names}{known}", path=source, remedy=remedy)
+    missing = [
+        repr(name)
         for name, f in fields.items()
         if name not in data
         and f.default is dataclasses.MISSING
         and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise error(f"missing keys {join_some(missing)}", path=source, remedy=remedy)
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{
+            name: _convert(hints[name], value, f"{source}: {name}", error, folder)
+            for name, value in data.items()
+        }
     )
-    if unknown or missing:
-        raise ModelError(
-            f"{cls.__name__} has unknown keys {unknown} and lacks {missing}",
-            path=source,
-            remedy="the file is damaged or was written by another version of ma-agiqa",
-        )
-    values = {
-        name: _convert(hints[name], value, source=f"{source}: {name}")
-        for name, value in data.items()
-    }
-    return cls(**values)
 
 
-def _convert(hint: Any, value: Any, *, source: str) -> Any:
+def _convert(
+    hint: Any, value: Any, source: str, error: type[MAAGIQAError], folder: Path | None
+) -> Any:
     """Check `value` against a field's type; nested dataclasses and tuples are rebuilt."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         hint = next(a for a in arguments if a is not type(None))
-        return _convert(hint, value, source=source)
+        return _convert(hint, value, source, error, folder)
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast("type[Any]", hint), value, source=source)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(arguments[0], item, source=source) for item in value)
+        cls = typing.cast("type[Any]", hint)
+        if isinstance(value, cls):
+            return value
+        return from_dict(cls, value, source=source, error=error, folder=folder)
+    if origin is tuple:
+        if folder is not None and not isinstance(value, list):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple(_convert(arguments[0], item, source, error, folder) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is Path and isinstance(value, str) and folder is not None:
+        return folder / value
     expected = origin or hint
     if expected is Any:
         return value
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ModelError(
-            f"expected {getattr(expected, '__name__', expected)}, found {value!r}", path=source
-        )
+        name = getattr(expected, "__name__", expected)
+        raise error(f"expected {name}, got {value!r}", path=source)
     return value

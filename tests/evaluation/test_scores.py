@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-import bench_desk
 from command_line import run
-from ma_agiqa.bench import peers
+from ma_agiqa.bench import pyiqa_metrics as peers
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.report import evaluate_scores, read_scores, write_scores
+from support import bench_desk
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_what_a_peer_lacks_is_a_typed_error(
 
     pyiqa.create_metric = absent  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=message):
-        peers.Peer("brisque")
+        peers.PyiqaMetric("brisque")
 
 
 def test_a_measure_that_gives_no_number_names_the_image(
@@ -201,7 +201,7 @@ def test_a_measure_that_gives_no_number_names_the_image(
 ) -> None:
     monkeypatch.setattr(Measure, "__call__", lambda self, pixels: torch.tensor(float("nan")))
     with pytest.raises(MAAGIQAError, match=r"a/0\.png: brisque gave nan"):
-        peers.Peer("brisque")((desk / "a/0.png").read_bytes(), name="a/0.png")
+        peers.PyiqaMetric("brisque")((desk / "a/0.png").read_bytes(), name="a/0.png")
 
 
 def test_a_peer_names_what_fails_and_a_second_run_computes_only_that(

@@ -1,6 +1,6 @@
-"""A benchmark as declared: models, data sets, splits, seeds; read from TOML, checked whole.
+"""A benchmark as declared: models, data sets, splits and seeds; read from TOML, strictly.
 
-    title = "..."                 of the page
+    title = "..."                 of the tables
     baseline = "name of a model"  against which every other is tested; optional
     seeds = [0, 1, 2]             of trainings; other kinds do not depend on one
     resamples = 1000              of every bootstrap
@@ -13,30 +13,31 @@
 
 Paths are relative to the TOML file. `ipce` stands for the ten published lists, `prompt-0..4`
 for five seeds. Unknown names anywhere are errors before any work.
-What this file does not do: look at images or stores (`material.py`), run anything (`runner.py`).
+What this file does not do: know the kinds (`models.py`) or run anything (`run.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
-import types
-import typing
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ma_agiqa.bench.models import KINDS, AblationSpec, DirectorySpec, ModelSpec, TrainSpec
+from ma_agiqa.bench.models import (
+    KINDS,
+    AblationSpec,
+    LoadedDataset,
+    ModelSpec,
+    expand_splits,
+    sha256,
+)
+from ma_agiqa.config import from_dict
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.text import did_you_mean
-from ma_agiqa.training.starts import STARTS, check_arguments
-
-T = TypeVar("T")
-IPCE = tuple(f"ipce-{number:02d}" for number in range(1, 11))
 
 
 @dataclass(frozen=True)
@@ -59,41 +60,52 @@ class DataSpec:
     score_column: str = "score"
     prompt_column: str | None = None
 
-    @property
-    def columns(self) -> TableColumns:
-        """Of a table."""
-        return TableColumns(self.image_column, self.score_column, self.prompt_column)
+    def placed(self, folder: Path) -> DataSpec:
+        """Return it with the path of a table starting at `folder`, and its splits written out."""
+        data = str(folder / self.data) if Path(self.data).suffix else self.data
+        name = self.name or Path(data).stem
+        return dataclasses.replace(self, data=data, name=name, splits=expand_splits(self.splits))
+
+    def load(self, part: str) -> LoadedDataset:
+        """Read it, to judge models on one part of each split.
+
+        Raises:
+            UsageError: unknown data set, split or target.
+            DataError: something is missing or damaged.
+        """
+        columns = TableColumns(self.image_column, self.score_column, self.prompt_column)
+        samples = datasets.load(self.data, self.root, columns)
+        target = self.target or next(iter(samples.targets))
+        scores = samples.target(target).tolist()
+        content = "\n".join([target, *map(repr, zip(samples.name, scores, strict=True))])
+        return LoadedDataset(
+            name=self.name,
+            data=self.data,
+            root=self.root,
+            columns=columns,
+            samples=samples,
+            target=target,
+            splits={name: splits.resolve(name, samples, self.root) for name in self.splits},
+            part=part,
+            digest=sha256(content),
+        )
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A whole benchmark.
+    """A whole benchmark; the fields are the keys of its TOML file.
 
     Attributes:
-        source: the TOML file.
-        models: in the order of the table to be, ablations written out.
+        model: in the order of the table to be; `read_grid` appends the rows of ablations.
         part: of each split, on which everything is judged: `test` or `val`.
     """
 
-    source: Path
     data: tuple[DataSpec, ...]
-    models: tuple[ModelSpec, ...]
+    model: tuple[ModelSpec, ...] = ()
+    ablation: tuple[AblationSpec, ...] = ()
     title: str = "Benchmark"
     baseline: str | None = None
     seeds: tuple[int, ...] = (0,)
-    resamples: int = 1000
-    part: str = "test"
-    cross: bool = False
-
-
-@dataclass(frozen=True)
-class _Top:
-    data: tuple[dict[str, Any], ...]
-    model: tuple[dict[str, Any], ...] = ()
-    ablation: tuple[dict[str, Any], ...] = ()
-    title: str = "Benchmark"
-    baseline: str | None = None
-    seeds: tuple[int, ...] = field(default=(0,))
     resamples: int = 1000
     part: str = "test"
     cross: bool = False
@@ -104,145 +116,57 @@ def read_grid(path: str | Path) -> Grid:
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown, missing or of another type.
+        ModelError: the arguments of a network do not fit.
     """
     path = Path(path)
-    top = build(_Top, _parse(path), where=str(path), folder=path.parent)
-    data = tuple(_data_spec(entry, path) for entry in top.data)
-    models: list[ModelSpec] = [_model_spec(entry, path) for entry in top.model]
-    for number, entry in enumerate(top.ablation, start=1):
-        where = f"{path}: ablation {number}"
-        ablation = build(AblationSpec, entry, where=where, folder=path.parent)
-        models += [_placed(row, path.parent) for row in ablation.models()]
-    _check_names(path, data, models, top)
-    return Grid(
-        source=path,
-        data=data,
-        models=tuple(models),
-        title=top.title,
-        baseline=top.baseline,
-        seeds=top.seeds,
-        resamples=top.resamples,
-        part=top.part,
-        cross=top.cross,
+    file, folder = _parse(path), path.parent
+    tables = file.get("model", [])
+    file["model"] = [_model(t, path) for t in (tables if isinstance(tables, list) else [tables])]
+    grid = from_dict(Grid, file, source=str(path), error=UsageError, folder=folder)
+    rows = [row for ablation in grid.ablation for row in ablation.models()]
+    grid = dataclasses.replace(
+        grid,
+        data=tuple(data.placed(folder) for data in grid.data),
+        model=tuple(model.placed(folder) for model in (*grid.model, *rows)),
     )
+    _check(grid, path)
+    return grid
 
 
-def _data_spec(entry: Mapping[str, Any], path: Path) -> DataSpec:
-    spec = build(DataSpec, entry, where=f"{path}: data", folder=path.parent)
-    data = spec.data
-    if Path(data).suffix:  # a table, not a name of the registry
-        data = str(path.parent / data)
-    names = tuple(name for text in spec.splits for name in expand_split(text))
-    if not names:
-        raise UsageError(f"data {spec.data!r} has no splits", path=path)
-    return dataclasses.replace(spec, data=data, splits=names, name=spec.name or Path(data).stem)
-
-
-def _model_spec(entry: Mapping[str, Any], path: Path) -> ModelSpec:
-    kind = entry.get("kind")
-    where = f"{path}: model {entry.get('name', '')!r}"
+def _model(table: Any, path: Path) -> ModelSpec:
+    """Decode a model as the dataclass of its kind."""
+    if not isinstance(table, dict):
+        raise UsageError(f"model: expected a table, got {table!r}", path=path)
+    where, kind = f"model {table.get('name', '')!r}", table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UsageError(f"{where}: no kind {kind!r}{did_you_mean(str(kind), KINDS, 'kinds are')}")
-    rest = {key: value for key, value in entry.items() if key != "kind"}
-    return _placed(build(KINDS[kind], rest, where=where, folder=path.parent), path.parent)
+        known = did_you_mean(str(kind), KINDS, "kinds are")
+        raise UsageError(f"{where}: no kind {kind!r}{known}", path=path)
+    rest = {key: value for key, value in table.items() if key != "kind"}
+    source = f"{path}: {where}"
+    return from_dict(KINDS[kind], rest, source=source, error=UsageError, folder=path.parent)
 
 
-def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """Return a model with paths that start at `folder`, and with its splits written out."""
-    if isinstance(spec, DirectorySpec):
-        model, lmm = (
-            str(folder / name) if name and (folder / name).is_dir() else name
-            for name in (spec.model, spec.lmm)
-        )
-        return dataclasses.replace(spec, model=model or "", lmm=lmm)
-    if isinstance(spec, TrainSpec):
-        splits = tuple(name for text in spec.splits for name in expand_split(text))
-        file = folder / spec.backbone
-        backbone = str(file) if file.is_file() else spec.backbone
-        return dataclasses.replace(spec, backbone=backbone, splits=splits)
-    return spec
-
-
-def expand_split(text: str) -> tuple[str, ...]:
-    """Return the splits that `ipce` or a range such as `prompt-0..4` stands for."""
-    if text == "ipce":
-        return IPCE
-    match = re.fullmatch(r"(\w+)-(\d+)\.\.(\d+)", text)
-    if match is None:
-        return (text,)
-    kind, first, last = match[1], int(match[2]), int(match[3])
-    width = len(match[2])
-    return tuple(f"{kind}-{number:0{width}d}" for number in range(first, last + 1))
-
-
-def _check_names(
-    path: Path, data: tuple[DataSpec, ...], models: list[ModelSpec], top: _Top
-) -> None:
-    for what, names in (("data", [d.name for d in data]), ("model", [m.name for m in models])):
+def _check(grid: Grid, path: Path) -> None:
+    models = [model.name for model in grid.model]
+    for what, names in (("data", [data.name for data in grid.data]), ("model", models)):
         if not names:
             raise UsageError(f"names no {what}", path=path, remedy=f"add a [[{what}]]")
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        if repeated:
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise UsageError(f"{what} named twice: {', '.join(repeated)}", path=path)
-    if top.baseline is not None and top.baseline not in [model.name for model in models]:
-        known = did_you_mean(top.baseline, [model.name for model in models], "models are")
-        raise UsageError(f"baseline {top.baseline!r} is no model{known}", path=path)
-    if not top.seeds or len(set(top.seeds)) < len(top.seeds):
-        raise UsageError(f"seeds must be given once each, got {list(top.seeds)}", path=path)
-    if top.part not in ("test", "val"):
-        raise UsageError(f"part must be test or val, got {top.part!r}", path=path)
-    if top.resamples < 100:
-        raise UsageError(f"resamples must be at least 100, got {top.resamples}", path=path)
-    for spec in models:
-        if isinstance(spec, TrainSpec):
-            spec.recipe_of()  # raises for an unknown network, recipe or setting
-            check_arguments(STARTS[spec.model], spec.network)
-            own = [split for one in data for split in one.splits]
-            for split in spec.splits:
-                if split not in own:
-                    known = did_you_mean(split, own, "they have")
-                    raise UsageError(
-                        f"model {spec.name!r}: no data has the split {split!r}{known}", path=path
-                    )
-
-
-def build(cls: type[T], entry: Mapping[str, Any], *, where: str, folder: Path) -> T:
-    """Build a dataclass from a TOML table, strictly; paths are taken from `folder`.
-
-    Raises:
-        UsageError: unknown or missing key, or a value of another type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in entry:
-        if key not in fields:
-            raise UsageError(f"{where}: unknown {key!r}{did_you_mean(key, fields, 'known are')}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in entry:
-            raise UsageError(f"{where}: {name!r} is missing")
-    hints = typing.get_type_hints(cls)
-    values = {
-        key: _value(hints[key], value, where=f"{where}: {key}", folder=folder)
-        for key, value in entry.items()
-    }
-    return cls(**values)
-
-
-def _value(wanted: Any, value: Any, *, where: str, folder: Path) -> Any:
-    """Return a TOML value as the type wanted; a single value stands for a list of one."""
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in arguments if a is not type(None))
-        return _value(inner, value, where=where, folder=folder)
-    if origin is tuple:
-        items = value if isinstance(value, list) else [value]
-        return tuple(_value(arguments[0], item, where=where, folder=folder) for item in items)
-    if wanted is Path and isinstance(value, str):
-        return folder / value
-    kind = origin or wanted
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UsageError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
+    for data in grid.data:
+        if not data.splits:
+            raise UsageError(f"data {data.name!r} has no splits", path=path)
+    if grid.baseline is not None and grid.baseline not in models:
+        known = did_you_mean(grid.baseline, models, "models are")
+        raise UsageError(f"baseline {grid.baseline!r} is no model{known}", path=path)
+    if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
+        raise UsageError(f"seeds must be given once each, got {list(grid.seeds)}", path=path)
+    if grid.part not in ("test", "val"):
+        raise UsageError(f"part must be test or val, got {grid.part!r}", path=path)
+    if grid.resamples < 100:
+        raise UsageError(f"resamples must be at least 100, got {grid.resamples}", path=path)
+    for model in grid.model:
+        model.check([split for data in grid.data for split in data.splits])
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -1,56 +1,318 @@
-"""What a grid may hold, as a literal table of kinds.
+"""The kinds of model that a grid may hold: what each is made of, and how it is run.
 
     directory   a model directory, a preset's name or a Hub id, as it is
     train       a network trained here on the training part, chosen on validation
     probe       ridge regression on the vectors of a feature store
     scores      a CSV of name and score that another program wrote
-    peer        a published measure, computed through the library pyiqa
+    peer        a published metric, computed by the library pyiqa
 
-An ablation is written out into trainings: the paper's network without vectors, with either
-question's, with both; then with both and another gate.
+A kind answers for itself, see `ModelSpec`. A directory and a metric score the judged images of a
+data set once; all splits share those scores, kept in OUT/scores. A training keeps its run in
+OUT/runs and continues it after a kill.
+
+An ablation stands for several trainings: the paper's network without semantic vectors, with the
+vectors of either question, with both, and with both and another gate.
+
+Shapes: n images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from ma_agiqa.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from ma_agiqa import images, inference, presets
+from ma_agiqa.bench import pyiqa_metrics
+from ma_agiqa.data.samples import Samples, TableColumns, require_images
+from ma_agiqa.data.splits import Split
+from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.evaluation import report as protocol
+from ma_agiqa.evaluation.probe import features_of, fit_probe
+from ma_agiqa.evaluation.report import (
+    EvaluationReport,
+    evaluate_predictions,
+    read_scores,
+    scores_of,
+    with_direction,
+)
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.store import FeatureStore, read_header
+from ma_agiqa.files import write_atomically
+from ma_agiqa.models import checkpoint
 from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
-from ma_agiqa.training.starts import STARTS
+from ma_agiqa.training.request import Observer, Source, TrainRequest
+from ma_agiqa.training.run import train
+from ma_agiqa.training.starts import STARTS, check_arguments
+
+Predict: TypeAlias = "Callable[[LoadedDataset, str], NDArray[np.float64]]"
+"""Data set and name of a split -> a score for each judged image, (n,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedDataset:
+    """One data set of a grid, read.
+
+    Attributes:
+        name: what results call it.
+        data, root, columns: where it was read from.
+        target: the human score that counts.
+        splits: by name, in the order of the grid.
+        part: of each split, on which models are judged.
+        digest: content hash of names and scores.
+    """
+
+    name: str
+    data: str
+    root: Path
+    columns: TableColumns
+    samples: Samples
+    target: str
+    splits: dict[str, Split]
+    part: str
+    digest: str
+
+    @property
+    def first_split(self) -> str:
+        """Name of the split on which models trained on other data sets are judged."""
+        return next(iter(self.splits))
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the rows of the images on which models are judged on a split."""
+        return self.splits[split].part(self.part)
+
+    def judged(self, split: str) -> Samples:
+        """Return the images on which models are judged on a split."""
+        return self.samples.subset(self.rows(split))
+
+    def judged_anywhere(self) -> Samples:
+        """Return the images on which models are judged on any split, ascending."""
+        rows = [self.rows(split) for split in self.splits]
+        return self.samples.subset(np.unique(np.concatenate(rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A model on one split of one data set with one seed.
+
+    Attributes:
+        seed: of the training; None where nothing depends on one.
+        others: data sets it is judged on besides its own, on their first split.
+        settings: all that its result depends on, as plain data.
+    """
+
+    model: ModelSpec
+    data: LoadedDataset
+    split: str
+    seed: int | None
+    others: tuple[LoadedDataset, ...]
+    settings: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"{self.model.name} on {self.data.name} {self.split}{seed}"
+
+    @property
+    def key(self) -> str:
+        """File name: readable, and different whenever a setting differs."""
+        readable = re.sub(r"[^a-zA-Z0-9.]+", "-", self.title).strip("-").lower()[:80]
+        return f"{readable}-{sha256(json.dumps(self.settings, sort_keys=True), length=12)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model on the judged part of one split; `report` is as `EvaluationReport.to_dict`."""
+
+    data: str
+    split: str
+    report: Mapping[str, Any]
+    names: tuple[str, ...]
+    pred: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all jobs share: where files go, and what the grid says of all of them."""
+
+    out: Path
+    resamples: int
+    device: str
+    observer: Observer
+
+    def report(
+        self, job: Job, data: LoadedDataset, split: str, pred: NDArray[np.float64]
+    ) -> EvaluationReport:
+        """Judge predictions for the judged images of a split, (n,)."""
+        return evaluate_predictions(
+            data.samples,
+            data.splits[split],
+            data.part,
+            pred,
+            target=data.target,
+            model=job.model.name,
+            resamples=self.resamples,
+        )
+
+    def report_scores(
+        self, job: Job, scores: Mapping[str, float], *, source: Path, negated: bool = False
+    ) -> EvaluationReport:
+        """Judge scores by name; `source` is what errors call them."""
+        pred = scores_of(scores, job.data.judged(job.split), source=source)
+        return self.report(job, job.data, job.split, -pred if negated else pred)
+
+    def evaluate(self, job: Job, predict: Predict) -> list[Evaluation]:
+        """Judge on the job's own split, then on the first split of each other data set."""
+        places = [(job.data, job.split), *((other, other.first_split) for other in job.others)]
+        return [
+            evaluation(data, self.report(job, data, split, predict(data, split)))
+            for data, split in places
+        ]
+
+    def score_once(self, job: Job, score: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return scores of all judged images of a data set, from OUT/scores where they are."""
+        settings = {
+            key: value
+            for key, value in job.settings.items()
+            if key not in ("split", "resamples", "others")
+        }
+        settings["tested"] = list(job.data.splits)
+        shared = dataclasses.replace(job, split="all", settings=settings)
+        path = self.out / "scores" / f"{shared.key}.json"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["settings"] == json.loads(json.dumps(settings)):
+                return dict(kept["scores"])
+        except (OSError, ValueError, KeyError):
+            pass  # not there, or damaged by other hands: compute
+        scores = score()
+        if not scores:
+            raise UsageError(f"{job.data.name} has no images in the {job.data.part} part")
+        text = json.dumps({"settings": settings, "scores": scores}, indent=1)
+        write_atomically(path, text + "\n")
+        return scores
+
+
+RunOutput: TypeAlias = tuple[list[Evaluation], dict[str, Any]]
+"""Evaluations, that of the job's own split first, and what else there is to know."""
 
 
 @dataclass(frozen=True)
-class DirectorySpec:
-    """A model as it is. `store` or `lmm` give it the vectors it was trained with."""
+class ModelSpec:
+    """One model of a grid. The fields of its kind are the keys of its TOML table.
 
-    kind: ClassVar[str] = "directory"
+    Attributes:
+        kind: name in `KINDS`.
+        learns: whether it learns here, from the training part of each split.
+        name: what results call it.
+    """
+
+    kind: ClassVar[str]
     learns: ClassVar[bool] = False
 
     name: str
+
+    def placed(self, folder: Path) -> ModelSpec:
+        """Return the model with the paths that the strict decoder did not know as such."""
+        return self
+
+    def check(self, splits: Sequence[str]) -> None:
+        """See whether the arguments fit together; `splits` are those of the grid.
+
+        Raises:
+            UsageError, ModelError: they do not.
+        """
+
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        """Return the content hash of what it is made of, having checked that it is there.
+
+        Raises:
+            UsageError, DataError, FeatureError, ModelError: something is missing or damaged.
+        """
+        raise NotImplementedError
+
+    def runs(self, data: LoadedDataset, seeds: Sequence[int]) -> Iterator[tuple[str, int | None]]:
+        """Yield split and seed of each run on a data set."""
+        yield from ((split, None) for split in data.splits)
+
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        """Do one job.
+
+        Raises:
+            MAAGIQAError: whatever prevents a result.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DirectorySpec(ModelSpec):
+    """A model as it is. `store` or `lmm` give it the vectors it was trained with."""
+
+    kind = "directory"
+
     model: str
     revision: str | None = None
     store: Path | None = None
     lmm: str | None = None
 
+    def placed(self, folder: Path) -> DirectorySpec:
+        model, lmm = (
+            str(folder / name) if name and (folder / name).is_dir() else name
+            for name in (self.model, self.lmm)
+        )
+        return dataclasses.replace(self, model=model or "", lmm=lmm)
+
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        if self.store is not None:
+            read_header(self.store)
+        on_hub = self.model.count("/") == 1 and not self.model.startswith((".", "/", "~"))
+        if on_hub and not Path(self.model).is_dir():
+            return self.revision or ""  # its files are fetched when its turn comes
+        folder = presets.find(self.model, revision=self.revision)
+        return file_sha256(folder / "config.json") + file_sha256(folder / "model.safetensors")
+
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        def score() -> dict[str, float]:
+            scorer = inference.load(
+                self.model,
+                device=bench.device,
+                revision=self.revision,
+                store=self.store,
+                lmm=self.lmm,
+            )
+            judged = job.data.judged_anywhere()
+            return dict(zip(judged.name, protocol.predict(scorer, judged).tolist(), strict=True))
+
+        data = job.data
+        report = bench.report_scores(job, bench.score_once(job, score), source=bench.out)
+        config = checkpoint.read_config(presets.find(self.model, revision=self.revision))
+        seen = protocol.seen_in_training(config, data.samples, data.rows(job.split), data.root)
+        return [evaluation(data, report, *seen)], {}
+
 
 @dataclass(frozen=True)
-class TrainSpec:
+class TrainSpec(ModelSpec):
     """A training; the arguments are those of `ma-agiqa train`.
 
     Attributes:
         vectors: which of the store's questions the network takes; all when empty.
         also: further data sets to learn from, each `NAME=ROOT@SPLIT`.
-        splits: on which of the grid's splits it is run; all when empty. For what takes long.
+        splits: the splits of the grid on which it is run; all when empty. For slow trainings.
     """
 
-    kind: ClassVar[str] = "train"
-    learns: ClassVar[bool] = True
+    kind = "train"
+    learns = True
 
-    name: str
     model: str = "compact"
     recipe: str | None = None
     settings: tuple[str, ...] = ()
@@ -62,12 +324,20 @@ class TrainSpec:
     also: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
 
-    def recipe_of(self) -> Recipe:
-        """Return the recipe with its settings.
+    def placed(self, folder: Path) -> TrainSpec:
+        file = folder / self.backbone
+        backbone = str(file) if file.is_file() else self.backbone
+        return dataclasses.replace(self, backbone=backbone, splits=expand_splits(self.splits))
 
-        Raises:
-            UsageError: unknown network, recipe or setting.
-        """
+    def check(self, splits: Sequence[str]) -> None:
+        self._recipe()
+        check_arguments(STARTS[self.model], self.network)
+        for split in self.splits:
+            if split not in splits:
+                known = did_you_mean(split, splits, "they have")
+                raise UsageError(f"model {self.name!r}: no data has the split {split!r}{known}")
+
+    def _recipe(self) -> Recipe:
         if self.model not in STARTS:
             known = did_you_mean(self.model, STARTS, "known are")
             raise UsageError(f"model {self.name!r}: nothing named {self.model!r} to train{known}")
@@ -77,59 +347,163 @@ class TrainSpec:
             raise UsageError(f"model {self.name!r}: no recipe named {name!r}{known}")
         return with_settings(RECIPES[name], self.settings)
 
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        if self.store is None and STARTS[self.model].semantics:
+            raise UsageError(f"model {self.name!r} takes semantic features: name its store")
+        store = _store_digest(self.name, self.store, self.vectors) if self.store else ""
+        if Path(self.backbone).is_file():
+            (backbone,) = hash_files([self.backbone])
+            return f"{store}+{backbone}"
+        return store
+
+    def runs(self, data: LoadedDataset, seeds: Sequence[int]) -> Iterator[tuple[str, int | None]]:
+        for split in data.splits:
+            if split in (self.splits or data.splits):
+                yield from ((split, seed) for seed in seeds)
+
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        data, folder, store = job.data, bench.out / "runs" / job.key, self.store
+        assert job.seed is not None
+        if store is not None and self.vectors:
+            store = select_questions(store, self.vectors, data.samples, bench.out / "stores")
+        request = TrainRequest(
+            data=data.data,
+            root=data.root,
+            out=folder,
+            recipe=self._recipe(),
+            model=self.model,
+            backbone=self.backbone,
+            store=store,
+            network=self.network,
+            split=job.split,
+            target=data.target,
+            seed=job.seed,
+            device=bench.device,
+            precision=self.precision,
+            resume=(folder / "run.json").exists(),
+            columns=data.columns,
+            also=tuple(Source.parse(text, split=job.split) for text in self.also),
+        )
+        directory = train(request, observer=bench.observer)
+        scorer = inference.load(directory, device=bench.device, store=self.store)
+
+        def predict(other: LoadedDataset, split: str) -> NDArray[np.float64]:
+            return protocol.predict(scorer, other.judged(split))
+
+        return bench.evaluate(job, predict), {"model": str(directory)}
+
 
 @dataclass(frozen=True)
-class ProbeSpec:
-    """Ridge regression on stored vectors."""
+class ProbeSpec(ModelSpec):
+    """Ridge regression on stored vectors; on those of all questions when `vectors` is empty."""
 
-    kind: ClassVar[str] = "probe"
-    learns: ClassVar[bool] = True
+    kind = "probe"
+    learns = True
 
-    name: str
     store: Path
     vectors: tuple[str, ...] = ()
 
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        return _store_digest(self.name, self.store, self.vectors)
+
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        store, vectors = FeatureStore.open(self.store), self.vectors or None
+        data = job.data
+        split = data.splits[job.split]
+        fitted = fit_probe(store, data.samples, split, target=data.target, vectors=vectors)
+
+        def predict(other: LoadedDataset, split: str) -> NDArray[np.float64]:
+            return fitted.predict(features_of(store, other.judged(split), vectors))
+
+        return bench.evaluate(job, predict), fitted.to_dict()
+
 
 @dataclass(frozen=True)
-class ScoresSpec:
+class ScoresSpec(ModelSpec):
     """Scores from a file. `data` names the data set they are of; all when None."""
 
-    kind: ClassVar[str] = "scores"
-    learns: ClassVar[bool] = False
+    kind = "scores"
 
-    name: str
     file: Path
     lower_is_better: bool = False
     data: str | None = None
 
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        known = [data.name for data in datasets]
+        if self.data is not None and self.data not in known:
+            names = did_you_mean(self.data, known, "known are")
+            raise UsageError(f"model {self.name!r}: no data {self.data!r}{names}")
+        scores = read_scores(self.file)
+        for data in datasets:
+            if self.data in (None, data.name):
+                scores_of(scores, data.judged_anywhere(), source=self.file)
+        return file_sha256(self.file)
+
+    def runs(self, data: LoadedDataset, seeds: Sequence[int]) -> Iterator[tuple[str, int | None]]:
+        if self.data in (None, data.name):
+            yield from super().runs(data, seeds)
+
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        scores, negated = read_scores(self.file), self.lower_is_better
+        report = bench.report_scores(job, scores, source=self.file, negated=negated)
+        return [evaluation(job.data, with_direction(report, negated=negated))], {}
+
 
 @dataclass(frozen=True)
-class PeerSpec:
-    """A measure of pyiqa; whether lower is better is what the library says.
+class PyiqaSpec(ModelSpec):
+    """A metric of pyiqa; the library says whether lower is better.
 
     Attributes:
-        fill_worst: whether an image for which it gives no number gets the worst of the other
-            scores; without it such an image makes the cell fail.
+        fill_worst: whether an image without a number gets the worst of the other scores; if
+            not, such an image makes the job fail.
     """
 
-    kind: ClassVar[str] = "peer"
-    learns: ClassVar[bool] = False
+    kind = "peer"
 
-    name: str
     metric: str
     fill_worst: bool = False
 
+    def digest(self, datasets: Sequence[LoadedDataset]) -> str:
+        return pyiqa_metrics.version(self.metric)
 
-ModelSpec: TypeAlias = DirectorySpec | TrainSpec | ProbeSpec | ScoresSpec | PeerSpec
+    def run(self, job: Job, bench: Bench) -> RunOutput:
+        def score() -> dict[str, Any]:
+            judged = job.data.judged_anywhere()
+            require_images(judged)
+            metric = pyiqa_metrics.PyiqaMetric(self.metric, device=bench.device)
+            values, without = {}, []
+            for name, path in zip(judged.name, judged.path, strict=True):
+                try:
+                    values[name] = metric(images.read_bytes(path), name=str(path))
+                except pyiqa_metrics.NoScoreError:
+                    if not self.fill_worst:
+                        raise
+                    without.append(name)
+            lower = metric.lower_is_better
+            return {
+                "values": pyiqa_metrics.filled(values, without, lower_is_better=lower),
+                "without": without,
+                "lower_is_better": lower,
+            }
+
+        kept = bench.score_once(job, score)
+        negated, notes = bool(kept["lower_is_better"]), []
+        report = bench.report_scores(job, kept["values"], source=bench.out, negated=negated)
+        report = with_direction(report, negated=negated)
+        if count := len(set(report.names) & set(kept["without"])):
+            missing = f"{self.metric} gives no number for {count} of these images"
+            notes.append(f"{missing}: they count as the worst")
+        return [evaluation(job.data, report, *notes)], {"lower_is_better": negated}
+
 
 KINDS: dict[str, type[ModelSpec]] = {
-    spec.kind: spec for spec in (DirectorySpec, TrainSpec, ProbeSpec, ScoresSpec, PeerSpec)
+    spec.kind: spec for spec in (DirectorySpec, TrainSpec, ProbeSpec, ScoresSpec, PyiqaSpec)
 }
 
 
 @dataclass(frozen=True)
 class AblationSpec:
-    """Which part of the paper's network earns its place; names end in the row's name."""
+    """Which part of the paper's network is worth its cost; names end in the row's name."""
 
     name: str
     store: Path
@@ -141,16 +515,7 @@ class AblationSpec:
 
     def models(self) -> list[TrainSpec]:
         """Return one training per row."""
-        full = TrainSpec(
-            name=self.name,
-            model="paper",
-            recipe=self.recipe,
-            settings=self.settings,
-            network=self.network,
-            backbone=self.backbone,
-            store=self.store,
-            precision=self.precision,
-        )
+        full = TrainSpec(model="paper", **vars(self))
         rows = [dataclasses.replace(full, name=f"{self.name}: visual", model="visual", store=None)]
         for question in ("coherence", "meaning"):
             name = f"{self.name}: visual + {question}"
@@ -160,3 +525,72 @@ class AblationSpec:
             name = f"{self.name}: all, {gate} gate"
             rows.append(dataclasses.replace(full, name=name, network=network))
         return rows
+
+
+def evaluation(data: LoadedDataset, report: EvaluationReport, *caveats: str) -> Evaluation:
+    """Return what is kept of a report, with further caveats."""
+    report = dataclasses.replace(report, caveats=(*report.caveats, *caveats))
+    return Evaluation(data.name, report.split, report.to_dict(), report.names, report.pred)
+
+
+def expand_splits(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the splits that names, `ipce` and ranges such as `prompt-0..4` stand for."""
+    names: list[str] = []
+    for text in texts:
+        match = re.fullmatch(r"(\w+)-(\d+)\.\.(\d+)", "ipce-01..10" if text == "ipce" else text)
+        if match is None:
+            names.append(text)
+            continue
+        kind, first, last = match.groups()
+        numbers = range(int(first), int(last) + 1)
+        names += [f"{kind}-{number:0{len(first)}d}" for number in numbers]
+    return tuple(names)
+
+
+def select_questions(store: Path, names: Sequence[str], samples: Samples, folder: Path) -> Path:
+    """Copy the vectors of some questions for the images of a data set; return the new store.
+
+    Vectors that are already there are not copied again.
+
+    Raises:
+        FeatureError: a store is damaged, or has no vectors of an image.
+        OutputError: the new one cannot be written.
+    """
+    source = FeatureStore.open(store)
+    own = {question.name: question for question in source.header.questions}
+    chosen = tuple(own[name] for name in names)
+    target = folder / f"{source.header.fingerprint}-{'-'.join(q.fingerprint for q in chosen)}"
+    copy = FeatureStore.create(target, dataclasses.replace(source.header, questions=chosen))
+    require_images(samples)
+    with copy.writer() as writer:
+        for sha in copy.missing(hash_files(samples.path)):
+            writer.add(sha, source.get([sha], questions=chosen)[0])
+    return target
+
+
+def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:
+    found = read_header(store)
+    own = {question.name: question for question in found.questions}
+    for vector in vectors:
+        if vector not in own:
+            known = did_you_mean(vector, own, "it has")
+            raise UsageError(f"model {name!r}: {store} has no vectors named {vector!r}{known}")
+    return sha256("\n".join([found.fingerprint, *(own[v].fingerprint for v in vectors or own)]))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the start of the SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return sha256(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from error
+
+
+def sha256(data: bytes | str, *, length: int = 16) -> str:
+    """Return the start of the SHA-256 of bytes or text, in hexadecimal."""
+    data = data.encode() if isinstance(data, str) else data
+    return hashlib.sha256(data).hexdigest()[:length]

@@ -24,35 +24,23 @@ def benchmark(
 ) -> None:
     """Run a declared grid of models, data sets, splits and seeds; resumable.
 
-    Writes results.json, results.md and results.html into OUT. What is wrong with the grid is
-    found before any work.
+    Writes results.json and results.md into OUT. What is wrong with the grid is found before any
+    work.
 
     Exit status: 0 all good, 1 some cells failed, 2 wrong use.
     """
-    import json
-
-    from ma_agiqa.bench import cells, material
+    from ma_agiqa.bench import report
     from ma_agiqa.bench.grid import read_grid
-    from ma_agiqa.bench.markdown import markdown
-    from ma_agiqa.bench.page import page
-    from ma_agiqa.bench.runner import run
-    from ma_agiqa.bench.summary import summarise, to_dict
-    from ma_agiqa.files import write_atomically
+    from ma_agiqa.bench.run import prepare, run
 
     grid = read_grid(file)
     if check:
-        for cell in cells.cells_of(grid, *material.gather(grid)):
-            typer.echo(cell.title)
+        for job in prepare(grid)[1]:
+            typer.echo(job.title)
         return
     with News(quiet=quiet) as news:
         outcome = run(grid, out, device=device, observer=news)
-    summary = summarise(outcome)
-    data = to_dict(outcome, summary, command=options.own_command())
-    text = markdown(summary)
-    whole = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(out / "results.json", whole + "\n")
-    write_atomically(out / "results.md", text)
-    write_atomically(out / "results.html", page(summary, data["environment"], data["command"]))
+    text = report.write(outcome, out, command=options.own_command())
     typer.echo(text, nl=False)
     raise typer.Exit(options.SOME_FAILED if outcome.failures else options.OK)
 

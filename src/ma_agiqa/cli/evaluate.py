@@ -16,7 +16,7 @@ from ma_agiqa.cli.results import check_output
 from ma_agiqa.errors import MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.bench.peers import Peer
+    from ma_agiqa.bench.pyiqa_metrics import PyiqaMetric
     from ma_agiqa.data.samples import Samples
     from ma_agiqa.evaluation.probe import Probe
     from ma_agiqa.evaluation.report import EvaluationReport
@@ -253,7 +253,7 @@ def peer(
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
     from ma_agiqa import devices
-    from ma_agiqa.bench.peers import Peer, filled
+    from ma_agiqa.bench.pyiqa_metrics import PyiqaMetric, filled
     from ma_agiqa.data import datasets
     from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.evaluation.report import write_scores
@@ -262,7 +262,7 @@ def peer(
         raise UsageError(f"{out}: scores are written as CSV", remedy="end the name in .csv")
     check_output(out)
     samples = datasets.load(data, root, TableColumns(image_column, score_column))
-    measure = Peer(metric, device=str(devices.resolve(device)))
+    measure = PyiqaMetric(metric, device=str(devices.resolve(device)))
     scores: dict[str, float] = {}
     without, failed = [], 0
     with (
@@ -289,12 +289,14 @@ def peer(
     typer.echo(better if measure.lower_is_better else "higher is better", err=True)
 
 
-def _peer_rows(samples: Samples, measure: Peer, journal: Journal) -> Iterator[tuple[Row, bool]]:
+def _peer_rows(
+    samples: Samples, measure: PyiqaMetric, journal: Journal
+) -> Iterator[tuple[Row, bool]]:
     """Yield a row for each image, from an earlier run where its content is the same.
 
     Beside it, whether the measure was asked and gave no number.
     """
-    from ma_agiqa.bench.peers import NoScoreError
+    from ma_agiqa.bench.pyiqa_metrics import NoScoreError
     from ma_agiqa.features.source import content_hash
     from ma_agiqa.images import read_bytes
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-import bench_desk
-from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
-from ma_agiqa.bench.cells import cells_of
-from ma_agiqa.bench.grid import expand_split, read_grid
-from ma_agiqa.bench.material import gather
-from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainSpec
+from ma_agiqa.bench.grid import read_grid
+from ma_agiqa.bench.models import (
+    AblationSpec,
+    DirectorySpec,
+    Job,
+    ProbeSpec,
+    TrainSpec,
+    expand_splits,
+)
+from ma_agiqa.bench.run import prepare
 from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, ModelError, UsageError
+from support import bench_desk
+from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 
 A = DATA.format(name="a")
 BARE = TRAIN[: TRAIN.index("backbone")]
@@ -24,10 +31,15 @@ def desk(tmp_path: Path) -> Path:
     return bench_desk.write(tmp_path)
 
 
+def jobs_of(desk: Path, *parts: str) -> list[Job]:
+    _, jobs = prepare(read_grid(bench_desk.grid(desk, *parts)))
+    return jobs
+
+
 def test_paths_start_at_the_toml_file(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     grid = read_grid(bench_desk.grid(desk, HEAD, A, PROBE))
-    (probe,) = grid.models
+    (probe,) = grid.model
     assert isinstance(probe, ProbeSpec)
     assert probe.store == desk / "store"
     assert (grid.data[0].data, grid.data[0].root) == (str(desk / "a.csv"), desk)
@@ -35,30 +47,26 @@ def test_paths_start_at_the_toml_file(desk: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_ranges_of_splits_are_written_out() -> None:
-    assert expand_split("prompt-8..11") == ("prompt-8", "prompt-9", "prompt-10", "prompt-11")
-    assert expand_split("ipce-01..02") == ("ipce-01", "ipce-02")
-    assert expand_split("ipce")[9] == "ipce-10"
-    assert len(expand_split("ipce")) == 10
-    assert expand_split("paper") == ("paper",)
+    assert expand_splits(["prompt-8..11"]) == ("prompt-8", "prompt-9", "prompt-10", "prompt-11")
+    assert expand_splits(["paper", "ipce-01..02"]) == ("paper", "ipce-01", "ipce-02")
+    assert expand_splits(["ipce"])[::9] == ("ipce-01", "ipce-10")
+    assert len(expand_splits(["ipce"])) == 10
 
 
-def test_cells_are_models_times_splits_and_seeds_where_one_matters(desk: Path) -> None:
-    grid = read_grid(bench_desk.grid(desk, HEAD, A, DATA.format(name="b"), PROBE, PEER, TRAIN))
-    cells = cells_of(grid, *gather(grid))
-    count = {
-        name: sum(c.model.name == name for c in cells) for name in ("probe", "peer", "trained")
-    }
+def test_jobs_are_models_times_splits_and_seeds_where_one_matters(desk: Path) -> None:
+    jobs = jobs_of(desk, HEAD, A, DATA.format(name="b"), PROBE, PEER, TRAIN)
+    count = Counter(job.model.name for job in jobs)
     assert count == {"probe": 4, "peer": 4, "trained": 8}
-    assert {cell.seed for cell in cells if cell.model.name == "trained"} == {0, 1}
-    assert {cell.seed for cell in cells if cell.model.name != "trained"} == {None}
-    crossing = {cell.model.name: [other.name for other in cell.others] for cell in cells[::-1]}
+    assert {job.seed for job in jobs if job.model.name == "trained"} == {0, 1}
+    assert {job.seed for job in jobs if job.model.name != "trained"} == {None}
+    crossing = {job.model.name: [other.name for other in job.others] for job in jobs[::-1]}
     assert crossing == {"probe": ["b"], "peer": [], "trained": ["b"]}
-    assert len({cell.key for cell in cells}) == len(cells)
+    assert len({job.key for job in jobs}) == len(jobs)
 
 
 def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
     entry = '[[ablation]]\nname = "x"\nstore = "store"\nnetwork = ["visual.window=7"]\n'
-    models = read_grid(bench_desk.grid(desk, A, entry)).models
+    models = read_grid(bench_desk.grid(desk, A, entry)).model
     assert [model.name for model in models] == [
         "x: visual",
         "x: visual + coherence",
@@ -80,7 +88,7 @@ def test_an_ablation_is_one_training_per_row(desk: Path) -> None:
 def test_a_model_names_its_splits_as_data_do(desk: Path) -> None:
     """A range was no split of the data, so the model had no cell and was missing in silence."""
     grid = read_grid(bench_desk.grid(desk, A, TRAIN, 'splits = ["random-0..1"]\n'))
-    (model,) = grid.models
+    (model,) = grid.model
     assert isinstance(model, TrainSpec)
     assert model.splits == ("random-0", "random-1")
 
@@ -90,7 +98,7 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
     (desk / "vit.safetensors").touch()
     model = '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compact"\nlmm = "lmm"\n'
     start = 'backbone = "vit.safetensors"\n'
-    directory, trained = read_grid(bench_desk.grid(desk, A, model, BARE, start)).models
+    directory, trained = read_grid(bench_desk.grid(desk, A, model, BARE, start)).model
     assert isinstance(directory, DirectorySpec)
     assert isinstance(trained, TrainSpec)
     assert (directory.model, directory.lmm) == ("compact", str(desk / "lmm"))
@@ -100,9 +108,9 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (["titel = 'x'\n", A, PROBE], "unknown 'titel'.*did you mean title"),
+        (["titel = 'x'\n", A, PROBE], "unknown keys 'titel'; .*did you mean title"),
         ([A], "names no model"),
-        ([PROBE], "'data' is missing"),
+        ([PROBE], "missing keys 'data'"),
         ([A, A, PROBE], "data named twice: a"),
         ([A, PROBE, PROBE], "model named twice: probe"),
         (["baseline = 'probes'\n", A, PROBE], "baseline 'probes' is no model.*did you mean probe"),
@@ -113,7 +121,10 @@ def test_checkpoints_of_a_model_start_at_the_toml_file_too(desk: Path) -> None:
         (["cross = 1\n", A, PROBE], "cross: expected bool, got 1"),
         ([A, PROBE.replace('"probe"\nstore', '"prope"\nstore')], "no kind 'prope'.*mean probe"),
         ([A, PROBE.replace('"probe"\nstore', '["probe"]\nstore')], r"no kind \['probe'\]"),
-        ([A, PROBE, "layer = 3\n"], "model 'probe': unknown 'layer'"),
+        ([A, PROBE, "layer = 3\n"], "model 'probe': unknown keys 'layer'; known are name, store"),
+        ([A, "target = 3\n", PROBE], "data: target: expected str, got 3"),
+        ([A, PROBE.replace("[[model]]", "[model]"), "x = 3\n"], "unknown keys 'x'"),
+        (["model = 3\n", A], "model: expected a table, got 3"),
         ([A, TRAIN.replace('"compact"', '"compakt"')], "nothing named 'compakt' to train"),
         ([A, TRAIN, 'recipe = "papper"\n'], "no recipe named 'papper'"),
         ([A, TRAIN.replace("epochs=1", "epoch=1")], "the recipe has no 'epoch'"),
@@ -159,17 +170,16 @@ def test_what_is_not_there_is_found_before_any_work(
     desk: Path, parts: list[str], kind: type[MAAGIQAError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        gather(read_grid(bench_desk.grid(desk, *parts)))
+        jobs_of(desk, *parts)
 
 
-def test_other_weights_in_a_backbone_file_are_another_cell(desk: Path) -> None:
+def test_other_weights_in_a_backbone_file_are_another_job(desk: Path) -> None:
     file = desk / "vit.safetensors"
     training = BARE.replace('"compact"', '"visual"')
     keys = set()
     for content in (b"one", b"one", b"two"):
         file.write_bytes(content)
-        grid = read_grid(bench_desk.grid(desk, A, training, 'backbone = "vit.safetensors"\n'))
-        keys.add(cells_of(grid, *gather(grid))[0].key)
+        keys.add(jobs_of(desk, A, training, 'backbone = "vit.safetensors"\n')[0].key)
     assert len(keys) == 2
 
 
@@ -177,4 +187,4 @@ def test_a_file_without_scores_for_a_tested_image_is_refused_with_the_count(desk
     lines = (desk / "peer.csv").read_text().splitlines()
     (desk / "peer.csv").write_text("\n".join(lines[:1] + lines[51:]))  # those of b only
     with pytest.raises(DataError, match=r"has no score for 1[0-9] of 1[0-9] images of a"):
-        gather(read_grid(bench_desk.grid(desk, A, PEER)))
+        jobs_of(desk, A, PEER)

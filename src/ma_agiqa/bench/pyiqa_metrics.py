@@ -1,8 +1,8 @@
-"""Published measures for comparison, computed by the library pyiqa (extra `peers`).
+"""Published metrics for comparison, computed by the library pyiqa (extra `peers`).
 
 pyiqa is an independent implementation whose results its authors check against the originals.
-It fetches weights or statistics of a measure from the network the first time.
-Scores are raw, as the library gives them; whether lower is better is what it says.
+It fetches weights or statistics of a metric from the network the first time.
+Scores are raw, as the library gives them; the library also says whether lower is better.
 What this file does not do: judge them (`evaluation/scores.py`).
 """
 
@@ -18,38 +18,37 @@ from ma_agiqa import images
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.text import did_you_mean, join_some
 
-PEERS = {
+COMMON = {
     "brisque": "natural-scene statistics and a support vector regression (Mittal 2012)",
     "niqe": "distance from statistics of pristine photographs (Mittal 2013)",
     "ilniqe": "the same with more features (Zhang 2015)",
     "clipiqa": "CLIP's choice between good and bad photo (Wang 2023)",
 }
-"""Name in pyiqa -> what it is. Other names of pyiqa's measures without reference work too."""
+"""Name in pyiqa -> what it is. Its other metrics without reference work too."""
 
 
 class NoScoreError(ImageError):
-    """A measure gives no number for an image that can be read."""
+    """A metric gives no number for an image that can be read."""
 
 
 def version(metric: str) -> str:
-    """Return the measure with the library's version.
+    """Return the metric with the library's version.
 
     Raises:
         MissingExtraError: pyiqa is not installed.
-        UsageError: it has no measure of this name.
+        UsageError: it has no metric of this name.
     """
     pyiqa = _library()
     known = list(pyiqa.list_models(metric_mode="NR"))
     if metric not in known:
-        shown = did_you_mean(
-            metric, [*PEERS, *(name for name in known if name not in PEERS)][:20], "it has"
-        )
+        names = [*COMMON, *(name for name in known if name not in COMMON)][:20]
+        shown = did_you_mean(metric, names, "it has")
         raise UsageError(f"pyiqa has no measure {metric!r} without reference{shown}")
     return f"{metric} of pyiqa {metadata.version('pyiqa')}"
 
 
-class Peer:
-    """A measure, opened once; images are judged one at a time, at their own size.
+class PyiqaMetric:
+    """A metric, opened once; it scores one image at a time, at its own size.
 
     Attributes:
         metric: its name in pyiqa.
@@ -66,7 +65,7 @@ class Peer:
         self.version = version(metric)
         self._device = device
         try:
-            self._measure = _library().create_metric(metric, device=device)
+            self._metric = _library().create_metric(metric, device=device)
         except ImportError as error:
             raise ModelError(f"pyiqa cannot open it: {error}", path=metric) from error
         except (OSError, RuntimeError, ValueError) as error:
@@ -75,14 +74,14 @@ class Peer:
                 path=metric,
                 remedy="pyiqa fetches them from the network the first time; later runs need none",
             ) from error
-        self.lower_is_better = bool(self._measure.lower_better)
+        self.lower_is_better = bool(self._metric.lower_better)
 
     def __call__(self, data: bytes, *, name: str) -> float:
         """Return the raw score of an encoded image; `name` is what errors call it.
 
         Raises:
             ImageError: the image cannot be read, or does not fit in memory.
-            NoScoreError: the measure gives no number for it.
+            NoScoreError: the metric gives no number for it.
         """
         import torch
 
@@ -90,7 +89,7 @@ class Peer:
         pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None] / 255
         try:
             with torch.inference_mode():
-                value = float(self._measure(pixels.to(self._device)))
+                value = float(self._metric(pixels.to(self._device)))
         except torch.OutOfMemoryError as error:
             raise ImageError(
                 f"{self.metric} does not fit in memory", path=name, remedy="try --device cpu"
@@ -107,11 +106,11 @@ def filled(
 ) -> dict[str, float]:
     """Return the scores, and for each name in `without` the worst of them.
 
-    A measure of naturalness gives up on pictures that are mostly flat. Left out, they would make
-    its figures better than it is.
+    A metric of naturalness gives up on pictures that are mostly flat. Without them, its figures
+    would be better than it is.
 
     Raises:
-        NoScoreError: there is no score at all that could be the worst.
+        NoScoreError: no image has a score, so there is no worst one.
     """
     without = list(without)
     if not without:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from ma_agiqa.bench.compare import corrected_t, mean_srcc, paired_bootstrap
+from ma_agiqa.bench.report import corrected_t, mean_srcc, paired_bootstrap
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation import metrics
 

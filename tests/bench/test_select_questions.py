@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench_desk
-from ma_agiqa.bench.stores import select_questions
+from ma_agiqa.bench.models import select_questions
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
+from support import bench_desk
 
 
 def test_a_store_of_some_questions_has_the_same_vectors_and_encoder_and_is_made_once(

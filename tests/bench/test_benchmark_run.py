@@ -1,4 +1,4 @@
-"""The bench end to end: every kind of cell, kills, changes, failures, and what is written."""
+"""The bench end to end: every kind of job, kills, changes, failures, and what is written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench_desk
 import tiny_paper
-from bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 from command_line import run, save_model
-from ma_agiqa.bench import execute, runner
-from ma_agiqa.bench.models import AblationSpec
+from ma_agiqa.bench import models
+from ma_agiqa.bench.models import AblationSpec, ProbeSpec
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import FeatureError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import probe
+from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.training.request import TrainRequest
+from support import bench_desk
+from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 
 A, B = DATA.format(name="a"), DATA.format(name="b")
 
@@ -33,9 +35,15 @@ def desk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten images hardly fix a logistic curve, and its search would take most of the time."""
-    monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 60)
+def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge with few resamples and short fits, which would take most of the time."""
+
+    def few_resamples(*arguments: Any, resamples: int, **options: Any) -> EvaluationReport:
+        assert resamples == 100  # of the grid
+        return evaluate_predictions(*arguments, resamples=10, **options)
+
+    monkeypatch.setattr(models, "evaluate_predictions", few_resamples)
+    monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 10)
 
 
 def results(desk: Path) -> dict[str, Any]:
@@ -49,7 +57,16 @@ def benchmark(desk: Path, *parts: str, status: int = 0) -> Any:
     return done
 
 
-def test_every_kind_of_model_is_judged_on_the_same_splits(desk: Path) -> None:
+def test_every_kind_of_model_is_judged_on_the_same_splits(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def train(request: TrainRequest, *, observer: object) -> Path:
+        asked.append((Path(request.data).stem, request.split, request.seed))
+        return save_model(request.out / "model", seed=request.seed)
+
+    monkeypatch.setattr(models, "train", train)
     save_model(desk / "tiny", seed=0)
     tiny = '[[model]]\nname = "tiny"\nkind = "directory"\nmodel = "./tiny"\n'
     one = [text.replace("0..1", "0") for text in (A, B)]
@@ -66,6 +83,7 @@ def test_every_kind_of_model_is_judged_on_the_same_splits(desk: Path) -> None:
     # Both sets' vectors tell their scores in the same way, so what is learned carries over.
     assert cross["probe", "a", "b"]["figures"]["srcc"]["median"] > 0.7
     assert cross["trained", "a", "b"]["cells"] == 2
+    assert asked == [(data, "random-0", seed) for data in "ab" for seed in (0, 1)]
     assert "lower is better in these scores: they were negated" in rows["peer", "a"]["caveats"]
     assert "| probe | 1 | 1 |" in done.stdout
     samples = registry.load(desk / "a.csv", desk, TableColumns("image", "score", "prompt"))
@@ -88,13 +106,13 @@ def test_models_are_chosen_on_validation_without_a_look_at_the_test_part(desk: P
         assert judgement["report"]["n"] == len(split.part("val")) != len(split.part("test"))
     assert all(len(c["per_split"]) == 2 for c in found["summary"]["comparisons"])
     assert "figures to choose by, not to report" in done.stdout
-    assert "figures to choose by" in (desk / "out/results.html").read_text()
+    assert "figures to choose by" in (desk / "out/results.md").read_text()
     keys = {path.name for path in (desk / "out/cells").iterdir()}
     benchmark(desk, HEAD, A, PROBE, PEER)  # the test part: other cells
     assert len({path.name for path in (desk / "out/cells").iterdir()} - keys) == len(keys)
 
 
-def test_a_row_holds_median_and_range_of_its_cells(desk: Path) -> None:
+def test_a_row_holds_median_and_range_of_its_runs(desk: Path) -> None:
     benchmark(desk, HEAD.replace("cross = true", ""), A.replace("0..1", "0..2"), PROBE)
     found = results(desk)
     values = [c["judgements"][0]["report"]["metrics"]["srcc"] for c in found["cells"]]
@@ -128,29 +146,29 @@ def test_models_are_compared_with_the_baseline_image_by_image(desk: Path) -> Non
     assert comparison["over_splits"]["method"] == "corrected resampled t"
 
 
-def test_finished_cells_stay_and_a_killed_run_goes_on(
+def test_finished_jobs_stay_and_a_killed_run_goes_on(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    right = execute.RUNNERS["probe"]
+    right = ProbeSpec.run
 
-    def killed_at_the_second(cell: Any, bench: Any) -> Any:
+    def killed_at_the_second(self: ProbeSpec, job: Any, bench: Any) -> Any:
         if len(calls) == 1:
             raise KeyboardInterrupt
-        calls.append(cell.title)
-        return right(cell, bench)
+        calls.append(job.title)
+        return right(self, job, bench)
 
-    monkeypatch.setitem(execute.RUNNERS, "probe", killed_at_the_second)
+    monkeypatch.setattr(ProbeSpec, "run", killed_at_the_second)
     benchmark(desk, HEAD, A, PROBE, status=130)
     kept = {p.name: p.stat().st_mtime_ns for p in (desk / "out/cells").iterdir()}
     assert len(kept) == 1
     assert not (desk / "out/results.json").exists()
 
-    def counted(cell: Any, bench: Any) -> Any:
-        calls.append(cell.title)
-        return right(cell, bench)
+    def counted(self: ProbeSpec, job: Any, bench: Any) -> Any:
+        calls.append(job.title)
+        return right(self, job, bench)
 
-    monkeypatch.setitem(execute.RUNNERS, "probe", counted)
+    monkeypatch.setattr(ProbeSpec, "run", counted)
     done = benchmark(desk, HEAD, A, PROBE)
     assert calls == ["probe on a random-0", "probe on a random-1"]
     assert "[1/2] probe on a random-0 (kept)" in done.stderr
@@ -159,7 +177,7 @@ def test_finished_cells_stay_and_a_killed_run_goes_on(
     assert len(results(desk)["cells"]) == 2
 
 
-def test_only_cells_whose_settings_or_content_changed_run_again(desk: Path) -> None:
+def test_only_jobs_whose_settings_or_content_changed_run_again(desk: Path) -> None:
     benchmark(desk, HEAD, A, PROBE, PEER)
     unchanged = benchmark(desk, HEAD, A, PROBE, PEER)
     assert unchanged.stderr.count("(kept)") == 4
@@ -173,7 +191,7 @@ def test_only_cells_whose_settings_or_content_changed_run_again(desk: Path) -> N
     assert "(kept)" not in benchmark(desk, HEAD, A, PROBE, PEER).stderr
 
 
-def test_a_damaged_cell_runs_again(desk: Path) -> None:
+def test_a_damaged_result_runs_again(desk: Path) -> None:
     benchmark(desk, HEAD, A, PROBE)
     first = results(desk)["summary"]
     path = sorted((desk / "out/cells").iterdir())[0]
@@ -190,17 +208,17 @@ def test_a_damaged_cell_runs_again(desk: Path) -> None:
         (RuntimeError("out of memory"), "RuntimeError: out of memory"),
     ],
 )
-def test_a_failing_cell_is_a_row_and_the_rest_goes_on(
+def test_a_failing_job_is_a_row_and_the_rest_goes_on(
     desk: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
-    right = execute.RUNNERS["probe"]
+    right = ProbeSpec.run
 
-    def fails_once(cell: Any, bench: Any) -> Any:
-        if cell.split == "random-0":
+    def fails_once(self: ProbeSpec, job: Any, bench: Any) -> Any:
+        if job.split == "random-0":
             raise error
-        return right(cell, bench)
+        return right(self, job, bench)
 
-    monkeypatch.setitem(execute.RUNNERS, "probe", fails_once)
+    monkeypatch.setattr(ProbeSpec, "run", fails_once)
     done = benchmark(desk, HEAD, A, PROBE, PEER, status=1)
     found = results(desk)
     assert found["summary"]["errors"] == [["probe on a random-0", told]]
@@ -208,7 +226,7 @@ def test_a_failing_cell_is_a_row_and_the_rest_goes_on(
     assert (row["cells"], row["failed"]) == (2, 1)
     assert f"failed: probe on a random-0: {told}" in done.stderr
     assert "1 (1 failed)" in done.stdout
-    assert told in (desk / "out/results.html").read_text()
+    assert told in (desk / "out/results.md").read_text()
     # What is left is compared on the split that has both.
     assert list(found["summary"]["comparisons"][0]["per_split"]) == ["random-1"]
     monkeypatch.undo()
@@ -226,7 +244,7 @@ def test_a_full_disk_ends_the_run(desk: Path) -> None:
 
 
 def test_nothing_runs_when_a_name_is_unknown(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a cell ran"))
+    monkeypatch.setattr(ProbeSpec, "run", lambda *_: pytest.fail("a job ran"))
     wrong = PEER.replace('"peer"', '"other"').replace("peer.csv", "nowhere.csv")
     done = benchmark(desk, HEAD, A, PROBE, wrong, status=2)
     assert "nowhere.csv: no such file" in done.stderr
@@ -242,7 +260,7 @@ def test_nothing_runs_on_a_device_that_is_not_there(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
-def test_check_lists_the_cells_and_does_nothing(desk: Path) -> None:
+def test_check_lists_the_jobs_and_does_nothing(desk: Path) -> None:
     path = bench_desk.grid(desk, HEAD, A, PROBE, TRAIN)
     done = run("benchmark", path, "--out", desk / "out", "--check")
     assert done.stdout.splitlines() == [
@@ -264,22 +282,17 @@ def test_no_human_score_is_written(desk: Path) -> None:
     assert not [score for score in samples.target().tolist() if repr(score) in written]
 
 
-def test_the_page_needs_nothing_else_and_escapes_names(desk: Path) -> None:
-    named = PROBE.replace('name = "probe"', 'name = "<b>&probe"')
-    benchmark(desk, HEAD.replace('"probe"', '"<b>&probe"'), A, named, PEER)
-    html = (desk / "out/results.html").read_text()
-    assert "<b>" not in html
-    assert "&lt;b&gt;&amp;probe" in html
-    assert html.count("<svg") == 1
-    assert not re.findall(r"(?:src|href)=|@import|https?://", html)
-    dots = re.findall(r'<circle cx="([0-9.]+)" cy="[0-9.]+" r="5"', html)
-    medians = [r["figures"]["srcc"]["median"] for r in results(desk)["summary"]["rows"]]
-    assert len(dots) == 2
-    assert (float(dots[0]) > float(dots[1])) == (medians[0] > medians[1])
+def test_a_training_is_judged_and_its_model_named(desk: Path) -> None:
+    benchmark(desk, "resamples = 100\n", A.replace("0..1", "0"), TRAIN)
+    (result,) = results(desk)["cells"]
+    assert result["title"] == "trained on a random-0, seed 0"
+    assert result["judgements"][0]["report"]["n"] == 10
+    config = json.loads((Path(result["detail"]["model"]) / "config.json").read_text())
+    assert config["trained_on"]["split"] == "random-0"
 
 
 def test_a_training_takes_some_of_a_stores_questions_and_no_gate(desk: Path) -> None:
-    """The row of an ablation; all its rows are written out in `test_bench_grid.py`."""
+    """The row of an ablation; all its rows are written out in `test_grid.py`."""
     for module in ("timm", "cv2"):
         pytest.importorskip(module, reason="the paper's network needs the extra `paper`")
     network = [f"visual.{key}={value}" for key, value in tiny_paper.NETWORK.items()]
