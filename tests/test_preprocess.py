@@ -77,5 +77,5 @@ def test_unknown_kind_is_refused() -> None:
 
 def test_missing_opencv_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"opencv-python-headless.*ma-agiqa\[paper\]"):
+    with pytest.raises(MissingExtraError, match=r"opencv-python-headless.*\[paper\]"):
         preprocess.prepare(np.zeros((8, 8, 3), np.uint8), PAPER)

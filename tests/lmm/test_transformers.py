@@ -247,7 +247,7 @@ def test_quantisation_without_a_gpu_or_its_package_is_refused(
     qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "bits" in name else name)
-    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[quant\]"):
+    with pytest.raises(MissingExtraError, match=r"\[quant\]"):
         open_encoder(qwen, device="cpu", load_in=4)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UsageError, match="4-bit weights need a CUDA device, this is cpu"):
@@ -301,7 +301,7 @@ def test_without_transformers_the_error_names_the_extra(
     qwen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"ma-agiqa\[lmm\]"):
+    with pytest.raises(MissingExtraError, match=r"\[lmm\]"):
         open_encoder(qwen, device="cpu")
 
 

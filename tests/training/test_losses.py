@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ma_agiqa.training.losses import (
+    SLACK,
     distortion_loss,
     inside_and_outside,
     ranking_loss,
@@ -67,18 +68,21 @@ def copies(mild: float, strong: float) -> tuple[Copy, Copy]:
     return Copy(NOTHING, NOTHING, mild), Copy(NOTHING, NOTHING, strong)
 
 
-def test_distorted_copies_have_to_fall_by_a_margin_and_no_more() -> None:
+def test_distorted_copies_have_to_fall_by_a_margin_and_not_without_bound() -> None:
     views = [View(NOTHING, NOTHING), View(NOTHING, NOTHING, copies(0.5, 1.0))]
     maps = torch.zeros(4, 4, 4)
     enough = torch.tensor([0.0, 3.0, 2.4, 1.9])  # falls of 0.6 and 0.5; 0.5 and 0.4 are asked
     assert distortion_loss(enough, maps, views, map_weight=1.0).item() == 0.0
     alike = torch.tensor([0.0, 3.0, 3.0, 3.0])
     assert distortion_loss(alike, maps, views, map_weight=1.0).item() == pytest.approx(0.9)
+    too_far = torch.tensor([0.0, 3.0, 1.0, -1.0])  # falls of 2; 0.5 + SLACK and 0.4 + SLACK allowed
+    expected = 2 * 2.0 - 0.9 - 2 * SLACK
+    assert distortion_loss(too_far, maps, views, map_weight=1.0).item() == pytest.approx(expected)
 
 
 def test_a_distorted_square_has_to_show_in_the_map() -> None:
     views = [View(NOTHING, NOTHING, copies(0.2, 0.6), square=(0, 1, 2))]
-    scores = torch.tensor([9.0, 5.0, 1.0])
+    scores = torch.tensor([9.0, 8.8, 8.6])
     flat = torch.zeros(3, 4, 4)
     missed = distortion_loss(scores, flat, views, map_weight=0.5)
     assert missed.item() == pytest.approx(0.5 * 2 * (0.5 + 0.9))

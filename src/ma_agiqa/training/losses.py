@@ -14,6 +14,9 @@ from torch import Tensor
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.views import View
 
+SLACK = 0.6
+"""Standard deviations by which a distorted copy may fall more than it has to."""
+
 MIN_CORRELATED = 5
 """Fewer images than this of one data set in a batch have no correlation worth a gradient."""
 
@@ -62,11 +65,13 @@ def ranking_loss(predicted: Tensor, target: Tensor, sets: Tensor) -> Tensor:
 def distortion_loss(
     score: Tensor, quality_map: Tensor, views: Sequence[View], *, map_weight: float
 ) -> Tensor:
-    """Return by how much distorted copies fail to rank below their originals.
+    """Return by how much distorted copies miss the distance that they should keep.
 
     Each copy has to score below the next better one by a margin that grows with the severity and
-    then saturates. Where only a square is distorted the margin is less, and the map of the copy
-    has to be lower in it than outside, and lower than the original's.
+    then saturates, and by no more than that and `SLACK`: nobody rated it, and without an upper end
+    the score of what is like no picture would fall without bound. Where only a square is distorted
+    the margin is less, and the map of the copy has to be lower in it than outside, and lower than
+    the original's, again by a margin and no more than that and `SLACK`.
 
     Args:
         score: of the views and, after them, of their copies, view by view, in standard
@@ -85,16 +90,23 @@ def distortion_loss(
         else:
             area = view.square[2] ** 2 / quality_map[0].numel()
             margins = 0.5 * area * mild, 0.5 * area * (strong - mild)
-        losses.append(F.relu(margins[0] + worse - better) + F.relu(margins[1] + worst - worse))
+        losses.append(
+            outside_band(better - worse, margins[0]) + outside_band(worse - worst, margins[1])
+        )
         if view.square is not None:
             before, _ = inside_and_outside(quality_map[own], view.square)
             for place, copy in enumerate(view.copies, start=position):
                 inside, outside = inside_and_outside(quality_map[place], view.square)
                 margin = 0.3 + copy.severity
-                low = F.relu(margin + inside - before) + F.relu(margin + inside - outside)
+                low = outside_band(before - inside, margin) + F.relu(margin + inside - outside)
                 losses[-1] = losses[-1] + map_weight * low
         position += len(view.copies)
     return torch.stack(losses).mean()
+
+
+def outside_band(fall: Tensor, margin: float) -> Tensor:
+    """Return how far a fall lies outside of `margin` to `margin + SLACK`."""
+    return F.relu(margin - fall) + F.relu(fall - margin - SLACK)
 
 
 def inside_and_outside(quality_map: Tensor, square: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

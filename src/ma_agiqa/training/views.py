@@ -115,21 +115,18 @@ def local_view(
     severities = (mild, rng.uniform(mild + 0.2, 1.0))
     square = _draw_square(recipe.crop, rng) if rng.random() < 0.5 else None
     seed = int(rng.integers(2**63))
-    unit, copies = to_unit(to_chw(rgb)), []
+    # A square is cut from a distorted crop: nobody looks at the rest of it.
+    unit = to_unit(to_chw(rgb if square is None else view.crop))
+    copies = []
     for severity in severities:
         copy = distort(unit, kind, severity, seed=seed)
-        crop = cut.crop(_pixels(copy))
         if square is None:
-            copies.append(
-                Copy(
-                    crop,
-                    cut.whole(_pixels(content_view(copy[None], side=content_side)[0])),
-                    severity,
-                )
-            )
+            reduced = _pixels(content_view(copy[None], side=content_side)[0])
+            copies.append(Copy(cut.crop(_pixels(copy)), cut.whole(reduced), severity))
         else:
             assert view.whole is not None
-            copies.append(Copy(_pasted(view.crop, crop, square), view.whole, severity))
+            pasted = _pasted(view.crop, _pixels(copy), square)
+            copies.append(Copy(pasted, view.whole, severity))
     return View(view.crop, view.whole, tuple(copies), square)
 
 
