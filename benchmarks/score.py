@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
@@ -24,11 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import keep
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import ma_agiqa
-from ma_agiqa.files import write_atomically
 from ma_agiqa.images import IMAGE_SUFFIXES, read_image
 from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.provenance import environment
@@ -54,10 +53,7 @@ def main() -> None:
             "end_to_end": end_to_end(files, options),
             "command_line": command_line(files, options),
         }
-    text = json.dumps(report, indent=2) + "\n"
-    print(text)
-    if options.out:
-        write_atomically(options.out, text)
+    keep(report, "score_compact", options.out)
 
 
 def parse() -> argparse.Namespace:
@@ -66,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder for the record")
     return parser.parse_args()
 
 
