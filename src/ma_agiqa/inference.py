@@ -71,11 +71,23 @@ def load(
         ModelError: the model directory is damaged or foreign.
         FeatureError: store or LMM are not what the model was trained with.
     """
-    directory = presets.find(os.fspath(model), revision=revision)
+    model = os.fspath(model)
+    store, lmm = (None if place is None else os.fspath(place) for place in (store, lmm))
+    arguments = {
+        "model": model,
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "revision": revision,
+        "store": store,
+        "lmm": lmm,
+        "dtype": dtype,
+    }
+    directory = presets.find(model, revision=revision)
     semantics = open_source(
         checkpoint.read_config(directory),
-        store=None if store is None else os.fspath(store),
-        lmm=None if lmm is None else os.fspath(lmm),
+        store=store,
+        lmm=lmm,
         device=device,
         dtype=dtype,
     )
@@ -89,11 +101,20 @@ def load(
         workers=workers,
         revision=revision,
         semantics=semantics,
+        loaded_with=arguments,
     )
+
+
+def _load_again(arguments: dict[str, Any]) -> Scorer:
+    return load(**arguments)
 
 
 class Scorer:
     """A model ready to judge images; several threads may share one.
+
+    A forked process may go on with a scorer of its parent, on a CPU: it computes on one thread
+    then, and scores are the same. A pickled scorer that `load` made is loaded again where it is
+    unpickled.
 
     Attributes:
         model: the plain network, in eval mode on `device`, differentiable in the image.
@@ -112,16 +133,14 @@ class Scorer:
         workers: int | None = None,
         revision: str | None = None,
         semantics: SemanticSource | None = None,
+        loaded_with: dict[str, Any] | None = None,
     ) -> None:
         self.device = devices.resolve(device)
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
-        self._lanes: devices.SingleThreadPool | None = None
-        if self.device.type == "cpu" and model.alone:
-            self._lanes, default_batch = (
-                devices.SingleThreadPool(default_workers),
-                2 * default_workers,
-            )
+        side_by_side = self.device.type == "cpu" and model.alone
+        if side_by_side:
+            default_batch = 2 * default_workers
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
         self.model = model.to(self.device).eval()
@@ -130,7 +149,29 @@ class Scorer:
         self.semantics = semantics
         self._experts = (*config.questions, *model.experts)
         self._quantiles = _score_quantiles(config)
+        self._loaded_with = loaded_with
+        self._side_by_side = default_workers if side_by_side else 0
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        """Make what belongs to one process: threads of its own and the lock before the network."""
+        self._process = os.getpid()
         self._forward_lock = threading.Lock()
+        self._lanes: devices.SingleThreadPool | None = None
+        if self._side_by_side:
+            self._lanes = devices.SingleThreadPool(self._side_by_side)
+
+    def _notice_fork(self) -> None:
+        if os.getpid() != self._process:
+            # Threads do not live on in a fork, neither ours nor those of torch's operations, and
+            # an operation that waits for them would wait for ever.
+            torch.set_num_threads(1)
+            self._start_threads()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._loaded_with is None:
+            raise TypeError("only a scorer that ma_agiqa.load made can be pickled or copied")
+        return _load_again, (self._loaded_with,)
 
     def __call__(self, image: Any, *, explain: bool = False, prompt: str | None = None) -> Score:
         """Score one image: a path, bytes, PIL image, array or tensor.
@@ -142,6 +183,7 @@ class Scorer:
         Raises:
             ImageError: the image cannot be read or judged.
         """
+        self._notice_fork()
         prepared = self._prepare(image, images.read_image, hash_source, lambda _: prompt)
         item = Pending(images.label(image, 0), **prepared._asdict())
         self._score_batch([item], explain=explain)
@@ -190,6 +232,7 @@ class Scorer:
         self, sources: Iterable[Any], *, explain: bool, prepare: Callable[[Any], Prepared]
     ) -> Iterator[Score]:
         """Decode in a pool of threads while the network works on what is ready."""
+        self._notice_fork()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ma-agiqa-decode")
         window = Window(
             sources,

@@ -1,12 +1,16 @@
-"""Wording that error messages share: long lists made short, guesses at misspelt names."""
+"""Wording that messages share: long lists made short, guesses at misspelt names, safe names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from unicodedata import category
 
 SHOWN = 5
 """How many offenders an error names before it only counts them."""
+
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that turn the direction of writing: a name can hide its suffix with them."""
 
 
 def join_some(items: Sequence[str]) -> str:
@@ -15,6 +19,14 @@ def join_some(items: Sequence[str]) -> str:
         return "none"
     rest = len(items) - SHOWN
     return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def for_terminal(text: str) -> str:
+    """Return text in which no file name can steer a terminal: control characters as `\\x1b`."""
+    return "".join(
+        repr(c)[1:-1] if (category(c) == "Cc" and c not in "\n\t") or c in _TURNS else c
+        for c in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str], lead: str) -> str:

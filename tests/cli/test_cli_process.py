@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import time
@@ -183,3 +184,23 @@ def test_verify_of_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
     result = run("datasets", "verify", "agiqa-3k", "--root", tmp_path)
     assert result.exit_code == 1
     assert f"{tmp_path}: the annotations of AGIQA-3K are not there" in result.stdout
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_do_not_stop_a_run(
+    pictures: Path, tiny_compact: Path, tmp_path: Path, closed: str
+) -> None:
+    """Cron and daemons start programs without them."""
+    out = tmp_path / "scores.csv"
+    words = [*MAIN, "score", pictures / "a.png", "--model", tiny_compact, "--output", out]
+    line = shlex.join(map(str, words))
+    assert subprocess.run(["bash", "-c", f"{line} {closed}"]).returncode == 0
+    assert out.read_text().count("\n") == 2
+
+
+def test_file_names_cannot_steer_a_terminal(tiny_compact: Path, tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31m\x1b]0;title\x07\u202egpj.png").write_bytes(b"no image")
+    result = run("score", tmp_path, "--format", "table", "--model", tiny_compact)
+    assert result.exit_code == 1
+    assert not set("\x1b\x07\u202e") & set(result.stdout + result.stderr)
+    assert "\\x1b[31m" in result.stdout.replace("\n", "").replace(" ", "")

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from command_line import MAIN, rows_of, save_model, score
 from ma_agiqa.cli import journal, results
 from ma_agiqa.errors import OutputError
+from ma_agiqa.types import ROW_KEYS
 
 
 def interrupted(pictures: Path, tiny_compact: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -233,3 +235,76 @@ def test_a_run_that_keeps_nothing_leaves_no_journal(
     monkeypatch.setattr(journal.Journal, "append", full)
     assert score(pictures, "--output", tmp_path / "s.csv", model=tiny_compact).exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def write_journal(target: Path, count: int, *, model: str = "m") -> Path:
+    """Leave the journal of a run that was killed after `count` rows."""
+    kept = journal.Journal(target, model=model)
+    for number in range(count):
+        row = dict.fromkeys(ROW_KEYS) | {"path": f"{number}.png", "score": number / 7}
+        kept.append(f"{number:064d}", row)
+    kept.close()
+    return kept.path
+
+
+def test_no_bit_flipped_in_a_journal_is_believed(tmp_path: Path) -> None:
+    target, rng = tmp_path / "scores.csv", np.random.default_rng(0)
+    path = write_journal(target, 5)
+    sound = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(sound)
+        damaged[rng.integers(len(sound))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        kept = journal.Journal(target, model="m")
+        for number in range(5):
+            name = f"{number}.png"
+            row = kept.reusable(name, f"{number:064d}") if kept.knows(name) else None
+            assert row is None or (row["path"], row["score"]) == (name, number / 7)
+        assert kept.found >= 3  # one flipped bit costs a line, or two that it joins
+        kept.close()
+
+
+@pytest.mark.parametrize("size", range(0, 900, 37))
+def test_a_journal_cut_at_any_byte_goes_on(tmp_path: Path, size: int) -> None:
+    target = tmp_path / "scores.csv"
+    path = write_journal(target, 3)
+    path.write_bytes(path.read_bytes()[:size])
+    kept = journal.Journal(target, model="m")
+    kept.append("0" * 64, dict.fromkeys(ROW_KEYS) | {"path": "new.png"})
+    assert [row["path"] for row in kept.rows()] == ["new.png"]
+    kept.close()
+
+
+def test_rows_of_another_model_or_a_format_before_are_absent(tmp_path: Path) -> None:
+    target = tmp_path / "scores.csv"
+    path = write_journal(target, 2, model="other")
+    with path.open("a") as file:
+        file.write('{"ma-agiqa journal": 1, "version": "0.1.0", "model": "m"}\n')
+        file.write('{"sha256": "00", "row": {"path": "old.png", "error": null}}\n')
+    kept = journal.Journal(target, model="m")
+    assert kept.found == 0
+    kept.close()
+
+
+def test_a_second_run_on_one_output_is_refused(
+    pictures: Path, tiny_compact: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.csv"
+    first = interrupted(pictures, tiny_compact, out)
+    second = score(pictures, "--output", out, model=tiny_compact)
+    assert second.exit_code == 2
+    assert second.stderr.strip().splitlines() == [
+        f"error: {out}: another run is writing this "
+        "(wait until it has ended, or choose another place)"
+    ]
+    first.communicate()
+    assert len(rows_of(out)) == 5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_leftovers_of_a_killed_write_are_removed(
+    pictures: Path, tiny_compact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".scores.0123abcd.tmp.csv").write_text("half a table")
+    assert score(pictures / "a.png", "--output", tmp_path / "scores.csv", model=tiny_compact)
+    assert not list(tmp_path.glob(".*"))

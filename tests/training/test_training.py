@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import scored_pictures
-from ma_agiqa.errors import DataError, ModelError, UsageError
+from ma_agiqa.errors import DataError, ModelError, OutputError, UsageError
+from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
@@ -192,3 +194,33 @@ def test_wrong_settings_are_refused(setting: str, reason: str) -> None:
 
 def test_settings_change_a_recipe() -> None:
     assert with_settings(RECIPES["compact"], ["epochs=7", "drop=0"]).epochs == 7
+
+
+def test_a_run_is_not_resumed_with_other_data(table: Path, tmp_path: Path) -> None:
+    own = tmp_path / "set"
+    shutil.copytree(table.parent, own)
+    copied = own / table.name
+    with pytest.raises(KeyboardInterrupt):
+        train(request(copied, tmp_path / "run"), observer=Watcher(stop_after=1))
+
+    def refused(what: str) -> None:
+        with pytest.raises(UsageError, match=f"other data: other {what}"):
+            train(request(copied, tmp_path / "run", resume=True), observer=Watcher())
+
+    rows = copied.read_text().splitlines()
+    copied.write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
+    refused("names of .* and scores of .* and files of ")
+    changed = rows[1].split(",")
+    changed[1] = str(float(changed[1]) + 0.5)
+    copied.write_text("\n".join([rows[0], ",".join(changed), *rows[2:]]) + "\n")
+    refused("scores of ")
+    copied.write_text("\n".join(rows) + "\n")
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(next(iter(written["content"].values()))) == {"names", "scores", "split", "files"}
+    train(request(copied, tmp_path / "run", resume=True), observer=Watcher())
+
+
+def test_one_folder_takes_one_training_at_a_time(table: Path, tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "run"), pytest.raises(OutputError, match="another run"):
+        train(request(table, tmp_path / "run"), observer=Watcher())
+    assert list((tmp_path / "run").iterdir()) == []

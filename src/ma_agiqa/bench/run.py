@@ -24,7 +24,7 @@ from ma_agiqa.bench.grid import Grid
 from ma_agiqa.bench.models import Bench, Evaluation, Job, LoadedDataset, ModelSpec
 from ma_agiqa.errors import MAAGIQAError, OutputError
 from ma_agiqa.evaluation.report import without_nan
-from ma_agiqa.files import write_atomically
+from ma_agiqa.files import lock_folder, write_atomically
 from ma_agiqa.training.request import Observer
 from ma_agiqa.version import __version__
 
@@ -134,15 +134,16 @@ def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver)
     datasets, jobs = prepare(grid)
     bench = Bench(out=out, resamples=grid.resamples, device=device, observer=observer)
     results = []
-    for number, job in enumerate(jobs, start=1):
-        result = _read(out, job)
-        observer.cell(number, len(jobs), job.title, kept=result is not None)
-        if result is None:
-            result = _run(job, bench)
-            _write(out, result)
-        if result.error is not None:
-            observer.failed(job.title, result.error)
-        results.append(result)
+    with lock_folder(out):
+        for number, job in enumerate(jobs, start=1):
+            result = _read(out, job)
+            observer.cell(number, len(jobs), job.title, kept=result is not None)
+            if result is None:
+                result = _run(job, bench)
+                _write(out, result)
+            if result.error is not None:
+                observer.failed(job.title, result.error)
+            results.append(result)
     return Outcome(grid, datasets, results)
 
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ma_agiqa.cli import benchmark, data, evaluate, extract, models, options, score, train
 from ma_agiqa.errors import MAAGIQAError
+from ma_agiqa.text import for_terminal
 from ma_agiqa.version import __version__
 
 
@@ -32,7 +33,7 @@ class Commands(TyperGroup):
         except MAAGIQAError as error:
             if os.environ.get("MA_AGIQA_DEBUG"):
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {for_terminal(str(error))}", err=True)
             raise typer.Exit(options.USAGE) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
@@ -84,4 +85,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; the console entry `ma-agiqa`."""
+    # A program may be started without them (`>&-`, some daemons); what is written is then lost, and
+    # no file that is opened later may get their numbers.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     app()

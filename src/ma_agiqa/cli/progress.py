@@ -14,6 +14,8 @@ from typing import Any
 
 import typer
 
+from ma_agiqa.text import for_terminal
+
 LINE_SECONDS = 30.0
 """Time between two lines where there is no terminal."""
 
@@ -26,7 +28,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
-        typer.echo(text, err=True)
+        typer.echo(for_terminal(text), err=True)
 
 
 @contextmanager
@@ -109,7 +111,7 @@ class Bar(Progress):
         self._bar.update(self._task, rate="" if speed is None else f"{speed:.1f} images/s")
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._bar.console.print(for_terminal(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class TrainingProgress:

@@ -26,6 +26,7 @@ from ma_agiqa import files
 from ma_agiqa.cli import options
 from ma_agiqa.cli.journal import Journal, json_line
 from ma_agiqa.errors import OutputError, UsageError
+from ma_agiqa.text import for_terminal
 from ma_agiqa.types import ROW_KEYS, Row
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -252,9 +253,9 @@ class TablePrinter(Printer):
         table.add_column(f"score ({first['low']:g} to {first['high']:g})", justify="right")
         table.add_column("better than", no_wrap=True)
         for row in self._rows:
-            image = Text(printable(row["path"]))
+            image = Text(for_terminal(printable(row["path"])))
             if row["error"] is not None:
-                image.append(f"\n{row['error']}", style="red")
+                image.append(f"\n{for_terminal(row['error'])}", style="red")
                 table.add_row(image, "no score", "")
             else:
                 if row["hint"] is not None:

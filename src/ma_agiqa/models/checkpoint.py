@@ -14,10 +14,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from torch import Tensor, nn
 from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError, install_command
-from ma_agiqa.files import sha256
+from ma_agiqa.files import recover_folder, replace_folder, sha256
 from ma_agiqa.models.prediction import QualityNetwork
 from ma_agiqa.text import did_you_mean, join_some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+SAVE_SECONDS = 600.0
+"""No save takes as long: what is older was left by one that was killed."""
 
 ARCHITECTURES: dict[str, str] = {
     "compact": "ma_agiqa.models.compact.model:CompactModel",
@@ -151,6 +154,7 @@ def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: 
     directory = Path(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(directory)
         fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         try:
             tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -160,25 +164,28 @@ def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: 
             (fresh / CARD).write_text(card, encoding="utf-8")
             fresh.chmod(0o755)  # made private by mkdtemp; a model is not a secret
             (fresh / WEIGHTS).chmod(0o644)
-            _replace(fresh, directory)
+            if directory.exists() and not _is_replaceable(directory):
+                raise OutputError(
+                    "exists and is not a model directory, so it is not replaced", path=directory
+                )
+            replace_folder(fresh, directory)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"the model could not be written: {error}", path=directory) from error
 
 
-def _replace(fresh: Path, directory: Path) -> None:
-    if not directory.exists():
-        os.replace(fresh, directory)
-        return
-    if any(directory.iterdir()) and not (directory / CONFIG).is_file():
-        raise OutputError(
-            "exists and is not a model directory, so it is not replaced", path=directory
-        )
-    old = directory.with_name(f".{directory.name}-old-{os.getpid()}")
-    os.replace(directory, old)
-    os.replace(fresh, directory)
-    shutil.rmtree(old, ignore_errors=True)
+def _is_replaceable(directory: Path) -> bool:
+    return (directory / CONFIG).is_file() or not any(directory.iterdir())
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what earlier saves left when they were killed; recent ones may still be at work."""
+    recover_folder(directory)
+    for path in directory.parent.glob(f".{directory.name}-????????"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > SAVE_SECONDS:
+                shutil.rmtree(path)
 
 
 def fingerprint(directory: str | Path) -> str:

@@ -7,8 +7,10 @@ Shapes: n images of a set.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.text import join_some
 from ma_agiqa.training.data import TrainingImages, TrainingSet
@@ -53,6 +56,19 @@ class DataSet:
     def scores(self, part: str) -> NDArray[np.float64]:
         """Return the human scores of a part, on the set's own scale, (n,)."""
         return self.samples.target(self.target)[self.split.part(part)]
+
+    def content(self) -> dict[str, str]:
+        """Return digests of what is learned from: names, scores, split, content of the files."""
+        parts = {
+            "names": list(self.samples.name),
+            "scores": self.samples.target(self.target).tolist(),
+            "split": [self.split.part(part).tolist() for part in ("train", "val", "test")],
+            "files": hash_files([self.samples.path[row] for row in self._learned()]),
+        }
+        return {key: sha256(json.dumps(value).encode()).hexdigest() for key, value in parts.items()}
+
+    def _learned(self) -> list[int]:
+        return [int(row) for part in ("train", "val") for row in self.split.part(part)]
 
     @property
     def scale(self) -> Scale:

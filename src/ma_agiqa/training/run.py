@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,18 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
             f"this recipe does not fit {request.model}", remedy=f"--recipe {start.recipe}"
         )
     store = open_store(start, request.store)
-    run = Run(request, store, start=start, first=distributed.first)
-    sets = load_sets(
-        [Source(request.data, request.root, request.split), *request.also],
-        target=request.target,
-        columns=request.columns,
-        scale=None if start.config is None else start.config.scale,
-    )
-    config = _model_config(request, start, sets, store)
-    trainer = _trainer(request, recipe, start, config, sets, store, distributed)
-    _run_epochs(run, recipe, trainer, config, sets, observer if distributed.first else Silence())
+    observer = observer if distributed.first else Silence()
+    with closing(Run(request, store, start=start, first=distributed.first)) as run:
+        sets = load_sets(
+            [Source(request.data, request.root, request.split), *request.also],
+            target=request.target,
+            columns=request.columns,
+            scale=None if start.config is None else start.config.scale,
+        )
+        config = _model_config(request, start, sets, store)
+        trainer = _trainer(request, recipe, start, config, sets, store, distributed)
+        run.begin(sets)
+        _run_epochs(run, recipe, trainer, config, sets, observer)
     distributed.close()
     return run.model
 
