@@ -20,7 +20,7 @@ class Prediction(NamedTuple):
     """A batch of scores on the scale the model was trained on.
 
     Attributes:
-        score: (B,), unbounded.
+        score: (B,), not cut off at the ends of the scale.
         contributions: what each expert adds, (B, E), in the order of the model's `experts`; with
             `bias` they sum to `score`.
         bias: what the readout adds whatever the image, (B,).
