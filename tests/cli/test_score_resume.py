@@ -298,7 +298,7 @@ def test_a_second_run_on_one_output_is_refused(
         "(wait until it has ended, or choose another place)"
     ]
     first.communicate()
-    assert len(rows_of(out)) == 5
+    assert len(out.read_text().splitlines()) == 6
     assert not list(tmp_path.glob(".*"))
 
 
