@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ma_agiqa.models import checkpoint
-from ma_agiqa.presets import MODELS
+from ma_agiqa.models.registry import MODELS
 
 FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
 from ma_agiqa.models import checkpoint
+from ma_agiqa.models.registry import find_directory
 from ma_agiqa.types import Scale
 
 SMALL = {"width_factor": 0.25, "content_side": 64}
@@ -118,10 +118,10 @@ def test_an_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
 
 
 def test_unknown_model_names_list_close_ones() -> None:
-    with pytest.raises(UsageError, match="close: compact"):
-        presets.find("compct")
+    with pytest.raises(UsageError, match="did you mean compact"):
+        find_directory("compct")
     with pytest.raises(UsageError, match="applies to models from the Hub"):
-        presets.find("compact", revision="main")
+        find_directory("compact", revision="main")
 
 
 def test_a_hub_model_that_cannot_be_had_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,4 +132,4 @@ def test_a_hub_model_that_cannot_be_had_says_so(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
-        presets.find("somebody/some-model")
+        find_directory("somebody/some-model")

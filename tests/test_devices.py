@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ma_agiqa.devices import SingleThreadPool
-from ma_agiqa.inference import load
+from ma_agiqa.scorer import load
 
 
 @pytest.fixture(autouse=True)

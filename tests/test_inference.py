@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.config import TrainedOn
-from ma_agiqa.inference import Scorer, load
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.scorer import Scorer, load
 from tiny_scorer import (
     TINY_COMPACT,
     TOLERANCE,

@@ -15,8 +15,8 @@ from torch import Tensor
 from ma_agiqa import devices
 from ma_agiqa.config import TrainedOn
 from ma_agiqa.errors import DataError, ImageError, ModelError, UsageError
-from ma_agiqa.inference import Scorer, load
 from ma_agiqa.models.prediction import Prediction
+from ma_agiqa.scorer import Scorer, load
 from tiny_scorer import (
     TOLERANCE,
     TinyNetwork,

@@ -17,7 +17,7 @@ import ma_agiqa
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.evaluation.metrics import srcc
-from ma_agiqa.inference import Scorer
+from ma_agiqa.scorer import Scorer
 
 
 @pytest.fixture(scope="module")

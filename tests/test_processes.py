@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ma_agiqa
-from ma_agiqa.inference import Scorer
+from ma_agiqa.scorer import Scorer
 
 PROGRAM = """
 import multiprocessing, sys

@@ -14,9 +14,9 @@ import tiny_paper
 from command_line import run
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, ModelError, OutputError, UsageError
-from ma_agiqa.inference import Scorer, load
 from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, to_record
 from ma_agiqa.models import checkpoint
+from ma_agiqa.scorer import Scorer, load
 from ma_agiqa.types import Scale
 from support import owl_checkpoint
 

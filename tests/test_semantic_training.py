@@ -13,10 +13,10 @@ from typer.testing import Result
 import tiny_paper
 from command_line import run
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.inference import load
 from ma_agiqa.lmm.encoder import OFFICIAL, to_record
 from ma_agiqa.models import checkpoint
-from ma_agiqa.training.starts import with_arguments
+from ma_agiqa.scorer import load
+from ma_agiqa.training.network import with_arguments
 from support import owl_checkpoint
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.inference import Scorer
 from ma_agiqa.models.prediction import Prediction, QualityNetwork
+from ma_agiqa.scorer import Scorer
 from ma_agiqa.types import Scale
 
 TOLERANCE = 1e-4

@@ -16,11 +16,11 @@ from ma_agiqa.types import Score
 from ma_agiqa.version import __version__
 
 if TYPE_CHECKING:
-    from ma_agiqa.inference import Scorer, load
+    from ma_agiqa.scorer import Scorer, load
 
 __all__ = ["MAAGIQAError", "Score", "Scorer", "__version__", "load"]
 
-_LAZY = {"Scorer": "ma_agiqa.inference", "load": "ma_agiqa.inference"}
+_LAZY = {"Scorer": "ma_agiqa.scorer", "load": "ma_agiqa.scorer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import probe
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.features.store import FeatureStore
-from ma_agiqa.training.request import TrainRequest
+from ma_agiqa.training.run import TrainRequest
 from support import bench_desk
 from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 

@@ -202,7 +202,7 @@ def test_a_score_without_the_words_is_wrong_use(
 
 
 def test_in_python_a_missing_prompt_is_an_image_error(desk: Path, store: Path, model: Path) -> None:
-    from ma_agiqa.inference import load as load_scorer
+    from ma_agiqa.scorer import load as load_scorer
 
     scorer = load_scorer(model, device="cpu", store=store)
     assert float(scorer(desk / "1.png", prompt="a fox in a hat")) == float(

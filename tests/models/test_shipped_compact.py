@@ -9,8 +9,8 @@ import torch
 import ma_agiqa
 from conftest import REPOSITORY
 from ma_agiqa.images import read_image
-from ma_agiqa.inference import Scorer
 from ma_agiqa.models.preprocess import to_chw, to_unit
+from ma_agiqa.scorer import Scorer
 from ma_agiqa.training.distortions import distort
 
 PLACE = 8

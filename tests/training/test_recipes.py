@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.models.compact.model import CompactModel
+from ma_agiqa.models.registry import ARCHITECTURES, MODELS
 from ma_agiqa.training.loop import Learner, build_optimiser, learning_rate
 from ma_agiqa.training.recipe import RECIPES, Recipe
-from ma_agiqa.training.starts import STARTS
 from ma_agiqa.types import Scale
 
 
@@ -93,9 +93,7 @@ def test_backbone_weights_come_from_a_file_or_are_refused(tmp_path: Path) -> Non
 
 
 def test_every_start_names_an_architecture_and_a_recipe_that_exist() -> None:
-    from ma_agiqa.models.checkpoint import ARCHITECTURES
-
-    for name, start in STARTS.items():
-        assert start.architecture in ARCHITECTURES, name
-        assert start.recipe in RECIPES, name
-        assert isinstance(start.network(Recipe(), Scale(0, 5)), dict)
+    for name, entry in MODELS.items():
+        assert entry.blueprint.architecture in ARCHITECTURES, name
+        assert entry.blueprint.recipe in RECIPES, name
+        assert isinstance(entry.blueprint.network(0.1, Scale(0, 5)), dict)

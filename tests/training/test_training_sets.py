@@ -18,10 +18,9 @@ from ma_agiqa.cli import app
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.models import checkpoint
+from ma_agiqa.training.data import ScaleMaps, Source, between, fitted, standardised
 from ma_agiqa.training.recipe import RECIPES, Recipe
-from ma_agiqa.training.request import Source
 from ma_agiqa.training.run import Silence, TrainRequest, train
-from ma_agiqa.training.scales import ScaleMaps, between, fitted, standardised
 
 NETWORK = ("width_factor=0.25", "content_side=64")
 

@@ -21,11 +21,11 @@ from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import Question, to_record
 from ma_agiqa.models import checkpoint
-from ma_agiqa.training import datasets
+from ma_agiqa.training import data as training_data
+from ma_agiqa.training.data import Source
+from ma_agiqa.training.network import find_start
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
-from ma_agiqa.training.request import Source
 from ma_agiqa.training.run import Silence, TrainRequest, train
-from ma_agiqa.training.starts import find
 from ma_agiqa.types import Scale
 
 # Too small a step to change a weight, and no average: what comes out is what went in.
@@ -95,9 +95,9 @@ def test_scores_of_the_new_set_are_learned_on_the_scale_of_the_model(
 def test_a_set_of_the_same_scale_is_learned_as_it_is(model: Path, agiqa_3k: Path) -> None:
     sources = [Source("agiqa-3k", agiqa_3k, "paper")]
     settings: dict[str, Any] = {"target": None, "columns": TableColumns()}
-    (same,) = datasets.load_sets(sources, **settings, scale=Scale(0, 5))
-    assert same.to_model == datasets.IDENTITY
-    (other,) = datasets.load_sets(sources, **settings, scale=Scale(0, 100))
+    (same,) = training_data.load_sets(sources, **settings, scale=Scale(0, 5))
+    assert (same.to_model.slope, same.to_model.offset) == (1, 0)
+    (other,) = training_data.load_sets(sources, **settings, scale=Scale(0, 100))
     assert (other.to_model.slope, other.to_model.offset) == (20, 0)
 
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_tuned_says_why(table: Path, model: Path, tmp_path: Path)
 
 
 def test_each_kind_of_model_has_a_recipe_for_tuning(model: Path) -> None:
-    assert find(str(model)).recipe == "compact-tune"
+    assert find_start(str(model)).recipe == "compact-tune"
     for name in ("compact", "modern"):
         fresh, tuned = RECIPES[name], RECIPES[f"{name}-tune"]
         assert tuned.learning_rate < fresh.learning_rate
@@ -183,8 +183,8 @@ def test_a_model_with_semantics_is_tuned_from_its_own_store(
     config = tune(table, tmp_path / "run", reader, store=store, recipe=PAPER)
     assert list(config.questions) == ["first", "second"]
     vectors = FeatureStore.open(store).get(hash_files(sorted(table.parent.glob("*.png"))[:3]))
-    start, opened = find(str(reader)), FeatureStore.open(store)
-    sets = datasets.load_sets(
+    start, opened = find_start(str(reader)), FeatureStore.open(store)
+    sets = training_data.load_sets(
         [Source(str(table), table.parent, "random-0")],
         target=None,
         columns=TableColumns(),

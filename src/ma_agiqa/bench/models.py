@@ -30,7 +30,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa import images, inference, presets
+from ma_agiqa import images
 from ma_agiqa.bench import pyiqa_metrics
 from ma_agiqa.data.samples import Samples, TableColumns, require_images
 from ma_agiqa.data.splits import Split
@@ -48,11 +48,13 @@ from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, read_header
 from ma_agiqa.files import write_atomically
 from ma_agiqa.models import checkpoint
+from ma_agiqa.models.registry import MODELS, find_directory
+from ma_agiqa.scorer import load
 from ma_agiqa.text import did_you_mean
+from ma_agiqa.training.data import Source
+from ma_agiqa.training.network import check_arguments, find_start
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
-from ma_agiqa.training.request import Observer, Source, TrainRequest
-from ma_agiqa.training.run import train
-from ma_agiqa.training.starts import STARTS, check_arguments
+from ma_agiqa.training.run import Observer, TrainRequest, train
 
 Predict: TypeAlias = "Callable[[LoadedDataset, str], NDArray[np.float64]]"
 """Data set and name of a split -> a score for each judged image, (n,)."""
@@ -278,12 +280,12 @@ class DirectorySpec(ModelSpec):
         on_hub = self.model.count("/") == 1 and not self.model.startswith((".", "/", "~"))
         if on_hub and not Path(self.model).is_dir():
             return self.revision or ""  # its files are fetched when its turn comes
-        folder = presets.find(self.model, revision=self.revision)
+        folder = find_directory(self.model, revision=self.revision)
         return file_sha256(folder / "config.json") + file_sha256(folder / "model.safetensors")
 
     def run(self, job: Job, bench: Bench) -> RunOutput:
         def score() -> dict[str, float]:
-            scorer = inference.load(
+            scorer = load(
                 self.model,
                 device=bench.device,
                 revision=self.revision,
@@ -295,7 +297,7 @@ class DirectorySpec(ModelSpec):
 
         data = job.data
         report = bench.report_scores(job, bench.score_once(job, score), source=bench.out)
-        config = checkpoint.read_config(presets.find(self.model, revision=self.revision))
+        config = checkpoint.read_config(find_directory(self.model, revision=self.revision))
         seen = protocol.seen_in_training(config, data.samples, data.rows(job.split), data.root)
         return [evaluation(data, report, *seen)], {}
 
@@ -331,24 +333,24 @@ class TrainSpec(ModelSpec):
 
     def check(self, splits: Sequence[str]) -> None:
         self._recipe()
-        check_arguments(STARTS[self.model], self.network)
+        check_arguments(find_start(self.model), self.network)
         for split in self.splits:
             if split not in splits:
                 known = did_you_mean(split, splits, "they have")
                 raise UsageError(f"model {self.name!r}: no data has the split {split!r}{known}")
 
     def _recipe(self) -> Recipe:
-        if self.model not in STARTS:
-            known = did_you_mean(self.model, STARTS, "known are")
+        if self.model not in MODELS:
+            known = did_you_mean(self.model, MODELS, "known are")
             raise UsageError(f"model {self.name!r}: nothing named {self.model!r} to train{known}")
-        name = self.recipe or STARTS[self.model].recipe
+        name = self.recipe or MODELS[self.model].blueprint.recipe
         if name not in RECIPES:
             known = did_you_mean(name, RECIPES, "known are")
             raise UsageError(f"model {self.name!r}: no recipe named {name!r}{known}")
         return with_settings(RECIPES[name], self.settings)
 
     def digest(self, datasets: Sequence[LoadedDataset]) -> str:
-        if self.store is None and STARTS[self.model].semantics:
+        if self.store is None and MODELS[self.model].blueprint.semantics:
             raise UsageError(f"model {self.name!r} takes semantic features: name its store")
         store = _store_digest(self.name, self.store, self.vectors) if self.store else ""
         if Path(self.backbone).is_file():
@@ -385,7 +387,7 @@ class TrainSpec(ModelSpec):
             also=tuple(Source.parse(text, split=job.split) for text in self.also),
         )
         directory = train(request, observer=bench.observer)
-        scorer = inference.load(directory, device=bench.device, store=self.store)
+        scorer = load(directory, device=bench.device, store=self.store)
 
         def predict(other: LoadedDataset, split: str) -> NDArray[np.float64]:
             return protocol.predict(scorer, other.judged(split))

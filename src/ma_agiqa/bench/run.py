@@ -25,7 +25,7 @@ from ma_agiqa.bench.models import Bench, Evaluation, Job, LoadedDataset, ModelSp
 from ma_agiqa.errors import MAAGIQAError, OutputError
 from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.files import lock_folder, write_atomically
-from ma_agiqa.training.request import Observer
+from ma_agiqa.training.run import Observer
 from ma_agiqa.version import __version__
 
 FOLDER = "cells"

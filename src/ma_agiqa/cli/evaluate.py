@@ -126,7 +126,7 @@ def evaluate(
         )
     else:
         from ma_agiqa.evaluation.report import evaluate as run
-        from ma_agiqa.inference import load
+        from ma_agiqa.scorer import load
 
         scorer = load(
             model,

@@ -10,21 +10,21 @@ import typer
 
 def models() -> None:
     """List the models that have a name; --model also takes a directory or a Hub id."""
-    from ma_agiqa import presets
+    from ma_agiqa.models.registry import MODELS
 
-    for name, preset in presets.MODELS.items():
+    for name, entry in MODELS.items():
         typer.echo(
             f"{name}\n"
-            f"    what     {preset.summary}\n"
-            f"    needs    {preset.needs}\n"
-            f"    here     {_where(preset.directory)}\n"
-            f"    licence  {preset.licence}\n"
-            f"    source   {preset.source}"
+            f"    what     {entry.summary}\n"
+            f"    needs    {entry.needs}\n"
+            f"    here     {_where(entry.directory)}\n"
+            f"    licence  {entry.licence}\n"
+            f"    source   {entry.source}"
         )
 
 
 def _where(directory: Path | None) -> str:
-    """Say whether a preset's weights lie in this installation."""
+    """Say whether a model's weights lie in this installation."""
     if directory is None:
         return "no, to be fetched"
     whole = all((directory / file).is_file() for file in ("config.json", "model.safetensors"))

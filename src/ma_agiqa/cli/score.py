@@ -1,6 +1,6 @@
 """`ma-agiqa score`: parse, call the scorer, hand the rows on.
 
-What this file does not do: read images or know models; see `inference.py`. What becomes of
+What this file does not do: read images or know models; see `scorer.py`. What becomes of
 a row stands in `results.py`.
 """
 
@@ -24,7 +24,7 @@ from ma_agiqa.errors import ImageError, MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
     from ma_agiqa.cli.journal import Journal
-    from ma_agiqa.inference import Scorer
+    from ma_agiqa.scorer import Scorer
     from ma_agiqa.types import Row
 
 Words = Annotated[
@@ -105,9 +105,8 @@ def score(
     items = iter(listing)
     items = chain([next(items)], items)  # "no images" is said before a model is loaded
 
-    from ma_agiqa import presets
-    from ma_agiqa.inference import load
-    from ma_agiqa.models import checkpoint
+    from ma_agiqa.models import checkpoint, registry
+    from ma_agiqa.scorer import load
 
     scorer = load(
         model,
@@ -122,7 +121,7 @@ def score(
     _check_prompt(scorer, prompt)
     fingerprint = ""
     if to is not None:
-        fingerprint = checkpoint.fingerprint(presets.find(model, revision=revision))
+        fingerprint = checkpoint.fingerprint(registry.find_directory(model, revision=revision))
         if scorer.semantics is not None:
             fingerprint += f"+{scorer.semantics.fingerprint}"
             fingerprint += "" if prompt is None else f"+{prompt}"

@@ -97,13 +97,13 @@ def train(
     keep_freed_memory()
     from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.errors import UsageError
+    from ma_agiqa.training.data import Source
+    from ma_agiqa.training.network import find_start
     from ma_agiqa.training.recipe import RECIPES, with_settings
-    from ma_agiqa.training.request import Source, TrainRequest
-    from ma_agiqa.training.run import is_first
+    from ma_agiqa.training.run import TrainRequest, is_first
     from ma_agiqa.training.run import train as run
-    from ma_agiqa.training.starts import find
 
-    name = recipe or find(model).recipe
+    name = recipe or find_start(model).recipe
     if name not in RECIPES:
         raise UsageError(f"no recipe named {name!r}{did_you_mean(name, RECIPES, 'known are')}")
     request = TrainRequest(

@@ -64,7 +64,7 @@ from ma_agiqa.provenance import Environment, environment
 from ma_agiqa.text import join_some
 
 if TYPE_CHECKING:
-    from ma_agiqa.inference import Scorer
+    from ma_agiqa.scorer import Scorer
 
 PER_IMAGE = ("names", "mos", "pred", "labels")
 NAME, SCORE = "name", "score"

@@ -31,17 +31,12 @@ from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError, install_command
 from ma_agiqa.files import recover_folder, replace_folder, sha256
 from ma_agiqa.models.prediction import QualityNetwork
+from ma_agiqa.models.registry import ARCHITECTURES
 from ma_agiqa.text import did_you_mean, join_some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SAVE_SECONDS = 600.0
 """No save takes as long: what is older was left by one that was killed."""
-
-ARCHITECTURES: dict[str, str] = {
-    "compact": "ma_agiqa.models.compact.model:CompactModel",
-    "ma-agiqa": "ma_agiqa.models.paper.model:MAAGIQA",
-}
-"""Architecture name in `config.json` -> module and class; the class takes `config.network`."""
 
 
 def build(config: ModelConfig, *, source: str | Path = "config") -> QualityNetwork:

@@ -13,10 +13,9 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin
 
-from ma_agiqa import presets
 from ma_agiqa.config import ModelConfig
 from ma_agiqa.errors import ModelError
-from ma_agiqa.models import checkpoint
+from ma_agiqa.models import checkpoint, registry
 
 
 class HubModel(ModelHubMixin):
@@ -52,7 +51,7 @@ class HubModel(ModelHubMixin):
         token: str | bool | None,
         **network: Any,  # the library passes what it finds in config.json; ours is read strictly
     ) -> HubModel:
-        directory = presets.find(
+        directory = registry.find_directory(
             model_id,
             revision=revision,
             cache_dir=cache_dir,

@@ -30,10 +30,9 @@ from ma_agiqa.errors import DataError, MissingExtraError, UsageError
 from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.models.prediction import Prediction, QualityNetwork
-from ma_agiqa.training.data import TrainingSet
+from ma_agiqa.training.data import ScaleMaps, TrainingSet
 from ma_agiqa.training.losses import distortion_loss, score_loss
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.scales import ScaleMaps
 from ma_agiqa.training.views import Copy, View, stacked
 
 PAPER_PERIOD = 50

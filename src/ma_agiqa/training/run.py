@@ -10,33 +10,80 @@ import dataclasses
 import os
 import time
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ma_agiqa.config import ModelConfig, TrainedOn
+from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import UsageError
+from ma_agiqa.features.source import questions_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import to_record
 from ma_agiqa.models import checkpoint
 from ma_agiqa.provenance import environment
-from ma_agiqa.training.card import training_card
-from ma_agiqa.training.datasets import DataSet, load_sets, training_part
-from ma_agiqa.training.folder import Run
+from ma_agiqa.training.data import DataSet, Source, load_sets, training_part
 from ma_agiqa.training.loop import Distributed, Trainer
-from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.record import training_record
-from ma_agiqa.training.request import Observer, Source, TrainRequest
-from ma_agiqa.training.semantics import network_arguments, open_store, questions_of
-from ma_agiqa.training.starts import (
+from ma_agiqa.training.network import (
     Start,
     check_arguments,
-    find,
+    find_start,
     initial_network,
+    network_arguments,
+    open_store,
     with_arguments,
 )
+from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.run_dir import Run, training_card, training_record
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train, on what.
+
+    Attributes:
+        data: name in the data registry, or a CSV, Parquet or Excel table.
+        root: folder the data set lies in.
+        out: folder of the run.
+        model: name in `registry.MODELS`, or a model directory or Hub id to be fine-tuned.
+        backbone: start of the network's trunk, see `QualityNetwork.load_backbone`.
+        store: feature store, for networks that take semantic vectors.
+        network: changed arguments of the network, see `network.with_arguments`.
+        split: name of the split; `train` trains, `val` selects, `test` stays unread.
+        target: which human score; None takes the data set's own default.
+        also: further data sets to learn from; the model's scale is that of `data`.
+        precision: `auto`, `float32` or `bfloat16`.
+    """
+
+    data: str
+    root: Path
+    out: Path
+    recipe: Recipe
+    model: str = "compact"
+    backbone: str = "published"
+    store: Path | None = None
+    network: tuple[str, ...] = ()
+    split: str = "paper"
+    target: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    resume: bool = False
+    also: tuple[Source, ...] = ()
+    columns: TableColumns = field(default_factory=TableColumns)
+
+
+class Observer(Protocol):
+    """Gets news of a run; the command line draws a progress bar from it."""
+
+    def epoch_started(self, epoch: int, epochs: int) -> None: ...
+    def loss(self, running: float) -> None: ...
+    def epoch_finished(self, line: dict[str, Any], *, best: bool) -> None: ...
+    def note(self, text: str) -> None: ...
+
 
 TUNED = "-tuned"
 """What the name of a fine-tuned model ends in."""
@@ -69,7 +116,7 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
         OutputError: the run folder cannot be written.
     """
     distributed = Distributed(request.device)
-    start = find(request.model)
+    start = find_start(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
     check_arguments(start, request.network)
@@ -130,7 +177,7 @@ def _save(
     """Write the model directory of the best epoch so far."""
     record = training_record(run.start, sets, trainer.predicted)
     config = dataclasses.replace(config, training=record)
-    backbone = run.request.backbone if run.start.backbone else None
+    backbone = run.request.backbone if run.start.directory is None else None
     card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
     checkpoint.save(run.model, trainer.kept, config, card=card)
 

@@ -5,6 +5,20 @@ OUT/log.jsonl    one line per finished epoch
 OUT/curves/      the same for TensorBoard, when it is installed
 OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
 OUT/model/       the model directory of the best epoch so far on the validation part
+
+The model card says what was trained on what and how validation went. Figures on a test part are
+not known here: `ma-agiqa evaluate` measures them, and whoever publishes the model adds them.
+
+`config.training` of the model says what goes beyond one data set:
+
+    started_from   of a fine-tuned model: name, fingerprint and training set of the model it
+                   started from, and the linear map that brought the human scores of the first
+                   data set onto its scale
+    data_sets      of several: name, target, split, number of training images, nominal scale,
+                   and `from_score`, the linear map from the model's score to the set's scale
+    seen_twice     images that one set trains on and another keeps for validation or test
+
+A linear map is {"slope", "offset"}: slope * x + offset.
 """
 
 from __future__ import annotations
@@ -16,19 +30,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ma_agiqa.config import ModelConfig
+from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import Lock, atomic_path, lock_folder, write_atomically
-from ma_agiqa.lmm.encoder import to_record
+from ma_agiqa.lmm.encoder import fingerprint_of, to_record
 from ma_agiqa.models import checkpoint
-from ma_agiqa.training.datasets import DataSet
+from ma_agiqa.training.data import DataSet, LinearMap, fitted, seen_in_training
 from ma_agiqa.training.loop import Trainer
-from ma_agiqa.training.starts import Start
+from ma_agiqa.training.network import Start
+from ma_agiqa.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ma_agiqa.training.request import Observer, TrainRequest
+    from ma_agiqa.training.run import Observer, TrainRequest
 
 _UNREADABLE = (
     RuntimeError,
@@ -213,3 +232,136 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
                 path=path,
                 remedy="resume with the same settings, or start another run with another --out",
             )
+
+
+def training_record(
+    start: Start, sets: list[DataSet], predicted: NDArray[np.float64] | None = None
+) -> dict[str, Any]:
+    """Return `config.training`; empty for a new network on one data set.
+
+    Args:
+        predicted: scores of the validation images of all sets, in order; without them the
+            maps to the sets' scales stay unknown.
+    """
+    record: dict[str, Any] = {}
+    if start.config is not None and start.directory is not None:
+        trained = start.config.trained_on
+        record["started_from"] = {
+            "name": start.config.name,
+            "fingerprint": checkpoint.fingerprint(start.directory),
+            "trained_on": None if trained is None else f"{trained.dataset}, {trained.split}",
+            "scores": _written(sets[0].to_model),
+        }
+    if len(sets) > 1:
+        maps: list[LinearMap | None] = [None] * len(sets)
+        if predicted is not None:
+            ends = np.cumsum([len(one.split.val) for one in sets])[:-1]
+            parts = np.split(predicted, ends)
+            maps = [fitted(p, one.scores("val")) for p, one in zip(parts, sets, strict=True)]
+        record["data_sets"] = [
+            {
+                "name": one.name,
+                "target": one.target,
+                "split": one.split.name,
+                "images": len(one.split.train),
+                "scale": [one.scale.low, one.scale.high],
+                "from_score": None if way is None else _written(way),
+            }
+            for one, way in zip(sets, maps, strict=True)
+        ]
+        record["seen_twice"] = seen_in_training(sets)
+    return record
+
+
+def _written(way: LinearMap) -> dict[str, float]:
+    return dataclasses.asdict(way)
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """Return the record as lines of a model card, each ending the line."""
+    lines = []
+    if "started_from" in record:
+        start = record["started_from"]
+        way = LinearMap(**start["scores"])
+        lines.append(
+            f"- Fine-tuned from `{start['name']}` ({start['fingerprint'][:16]}, trained on "
+            f"{start['trained_on']}), whose scale it keeps: human scores x were learned as "
+            f"{way.slope:.6g} x {way.offset:+.6g}."
+        )
+    for one in record.get("data_sets", ()):
+        low, high = one["scale"]
+        way_back = "not fitted: the model does not order this set"
+        if one["from_score"] is not None:
+            way = LinearMap(**one["from_score"])
+            way_back = f"{way.slope:.6g} x score {way.offset:+.6g}"
+        lines.append(
+            f"- Data set {one['name']}, target `{one['target']}`, {one['images']} training "
+            f"images, scale {low:g} to {high:g}: {way_back} (least squares on validation)."
+        )
+    if record.get("seen_twice"):
+        lines.append(
+            f"- {record['seen_twice']} images that one data set trains on are validation or test "
+            "images of another: figures on these are too good."
+        )
+    return "".join(line + "\n" for line in lines)
+
+
+def training_card(
+    config: ModelConfig,
+    recipe: Recipe,
+    best: dict[str, Any],
+    split: Split,
+    *,
+    backbone: str | None = None,
+) -> str:
+    """Return the card's text (Markdown with the Hub's metadata block).
+
+    Args:
+        backbone: where the weights of the vision transformer came from; None without one.
+        best: the log line of the epoch whose weights the card goes with, or of the fit.
+    """
+    assert config.trained_on is not None, "a trained model knows its training set"
+    trained = config.trained_on
+    semantics = ""
+    if config.questions:
+        semantics = (
+            f"- Semantic vectors: questions {', '.join(config.questions)}, encoder\n"
+            f"  `{fingerprint_of(config.encoder)}` ({config.encoder.get('encoder', 'unnamed')}).\n"
+        )
+    start = "from random initial weights"
+    if "started_from" in config.training:
+        start = "fine-tuned, see below"
+    if backbone not in (None, "random"):
+        start += f" but for its trunk, which started from ImageNet weights ({backbone})"
+    selected = f"{len(split.val)} images"
+    if "data_sets" in config.training:
+        selected = "the mean over the data sets"
+    chosen = f"Validation part ({selected}), which chose nothing in this run"
+    if "epoch" in best:
+        chosen = f"Selected on the validation part ({selected}): epoch {best['epoch']}"
+    source = " --lmm mplug-owl2" if config.questions else ""
+    settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items())
+    return f"""---
+library_name: ma-agiqa
+license: apache-2.0
+tags: [image-quality-assessment, ai-generated-images]
+---
+# {config.name}
+
+Predicts the mean opinion score that people would give an AI-generated image, on the scale
+{config.scale.low:g} to {config.scale.high:g} (higher is better).
+
+- Architecture: `{config.architecture}`, {start}.
+- Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
+  {trained.images} images. {split.protocol}.
+  {" ".join(split.caveats)}
+{in_words(config.training)}{semantics}- Recipe: {settings}.
+- {chosen}, SRCC {best["srcc"]:.4f}, raw PLCC
+  {best["plcc_raw"]:.4f}. The split that selects is not the one that reports: see the
+  evaluation of the test part.
+- Versions: {", ".join(f"{k} {v}" for k, v in config.versions.items())}; commit {config.commit}.
+
+```
+ma-agiqa score --model DIRECTORY{source} pictures/
+```
+"""

@@ -1,111 +1,67 @@
 """What a training starts from: the network, its preprocessing, its recipe, its weights.
 
-    compact   the default model; both trunks start from published ImageNet weights
-    visual    the paper's visual expert without semantics; its vision transformer starts from
-              published ImageNet weights unless told otherwise
-    paper     the whole network of the paper: the visual expert and the semantic vectors of a
-              feature store
+    NAME      of the table in `models/registry.py`: a new network, whose trunk starts from published
+              ImageNet weights unless told otherwise
     DIR       a model directory or Hub id, to be fine-tuned: its weights, architecture,
               preprocessing, questions and scale
 
 Any argument of a new network may be changed by name: `gate=softmax`, `visual.window=7`.
 
-What this file does not do: train.
+Semantic vectors come from a feature store, which is checked here, before anything starts. This file
+neither trains nor extracts.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ma_agiqa import presets
-from ma_agiqa.config import ModelConfig, Preprocess
-from ma_agiqa.errors import UsageError
+from ma_agiqa.config import ModelConfig
+from ma_agiqa.errors import FeatureError, UsageError
+from ma_agiqa.features.source import questions_of
+from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import QualityNetwork
+from ma_agiqa.models.registry import MODELS, Blueprint, find_directory
 from ma_agiqa.text import did_you_mean
 from ma_agiqa.types import Scale
-
-NATIVE = Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024)
-"""Pictures at their own resolution, where noise, blur and artefacts live."""
 
 PAPER_SEMANTICS, PAPER_SEMANTIC_WIDTH = 2, 4096  # where a configuration does not say
 
 
 @dataclass(frozen=True)
-class Start:
-    """One kind of network that can be trained.
+class Start(Blueprint):
+    """What a training starts from: a blueprint, or a trained model's own.
 
     Attributes:
-        architecture: name in the table of `models/checkpoint.py`.
-        network: dropout rate and scale of the scores -> arguments of the architecture.
-        recipe: name of the default recipe.
-        backbone: whether it stands on a network with published weights.
-        semantics: whether it takes semantic vectors; how many and how wide is known from
-            the store they come from.
         directory, config: of the model to be fine-tuned; None for a new network.
     """
 
-    architecture: str
-    network: Callable[[float, Scale], dict[str, Any]]
-    preprocess: Preprocess
-    recipe: str
-    backbone: bool
-    semantics: bool = False
     directory: Path | None = None
     config: ModelConfig | None = None
 
 
-STARTS: dict[str, Start] = {
-    "compact": Start(
-        architecture="compact",
-        network=lambda drop, scale: {"low": scale.low, "high": scale.high, "drop": drop},
-        preprocess=NATIVE,
-        recipe="compact",
-        backbone=True,
-    ),
-    "visual": Start(
-        architecture="ma-agiqa",
-        network=lambda drop, scale: {"semantics": 0, "visual": {"dropout": drop}},
-        preprocess=Preprocess(kind="paper"),
-        recipe="paper",
-        backbone=True,
-    ),
-    "paper": Start(
-        architecture="ma-agiqa",
-        network=lambda drop, scale: {
-            "visual": {"dropout": drop},
-            "dropout": drop,
-        },
-        preprocess=Preprocess(kind="paper"),
-        recipe="paper",
-        backbone=True,
-        semantics=True,
-    ),
-}
-
-
-def find(model: str) -> Start:
-    """Return what a name in `STARTS`, a model directory or a Hub id starts from.
+def find_start(model: str) -> Start:
+    """Return what a name in `registry.MODELS`, a model directory or a Hub id starts from.
 
     Raises:
         UsageError: none of these.
         ModelError: the directory is damaged, or the Hub id cannot be had.
     """
-    if model in STARTS:
-        return STARTS[model]
+    if model in MODELS:
+        return Start(**vars(MODELS[model].blueprint))
     if not Path(model).is_dir() and model.count("/") != 1:
         raise UsageError(
-            f"nothing named {model!r} to train{did_you_mean(model, STARTS, 'known are')}",
+            f"nothing named {model!r} to train{did_you_mean(model, MODELS, 'known are')}",
             remedy="or give a model directory, to fine-tune it",
         )
-    directory = presets.find(model)
+    directory = find_directory(model)
     config = checkpoint.read_config(directory)
     compact = config.architecture == "compact"
     return Start(
@@ -113,7 +69,6 @@ def find(model: str) -> Start:
         network=lambda drop, scale: dict(config.network),
         preprocess=config.preprocess,
         recipe="compact-tune" if compact else "modern-tune",
-        backbone=False,
         semantics=not compact and config.network.get("semantics", PAPER_SEMANTICS) > 0,
         directory=directory,
         config=config,
@@ -125,8 +80,7 @@ def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> Qual
     if start.directory is not None:
         return checkpoint.load(start.directory)[0]
     model = checkpoint.build(config)
-    if start.backbone:
-        model.load_backbone(backbone)
+    model.load_backbone(backbone)
     return model
 
 
@@ -170,3 +124,50 @@ def with_arguments(network: Mapping[str, Any], settings: Iterable[str]) -> dict[
         except ValueError:
             place[name] = text
     return changed
+
+
+def open_store(start: Start, path: Path | None) -> FeatureStore | None:
+    """Open the store that a training takes its vectors from, if its network takes any.
+
+    Raises:
+        UsageError: a store is missing or of no use here.
+        FeatureError: the store is not there or damaged, or its encoder, questions or width
+            are not those of the model to be fine-tuned.
+    """
+    if not start.semantics:
+        if path is not None:
+            raise UsageError("this network takes no semantic features: leave out --store")
+        return None
+    if path is None:
+        raise UsageError(
+            "this network takes semantic features",
+            remedy="`ma-agiqa extract` them, then give --store DIR",
+        )
+    store = FeatureStore.open(path)
+    if start.config is not None:
+        _require_fit(store, start.config)
+    return store
+
+
+def _require_fit(store: FeatureStore, config: ModelConfig) -> None:
+    """Refuse a store whose vectors a trained network does not know."""
+    if config.encoder:
+        store.header.require_encoder(config.encoder, source=store.path)
+    wanted = questions_of(store, config)
+    width = int(config.network.get("semantic_width", PAPER_SEMANTIC_WIDTH))
+    number = int(config.network.get("semantics", PAPER_SEMANTICS))
+    store.header.columns_of(wanted, source=store.path)
+    if (len(wanted), store.header.width) != (number, width):
+        raise FeatureError(
+            f"holds {len(wanted)} vectors of width {store.header.width} per image, {config.name} "
+            f"takes {number} of width {width}",
+            path=store.path,
+            remedy="extract with the model's own LMM and questions into a new store",
+        )
+
+
+def network_arguments(store: FeatureStore | None) -> dict[str, Any]:
+    """Return the arguments of a new network that follow from the store."""
+    if store is None:
+        return {}
+    return {"semantics": len(store.header.questions), "semantic_width": store.header.width}
