@@ -116,7 +116,7 @@ CHOICES = {
 
 RECIPES: dict[str, Recipe] = {
     "compact": Recipe(
-        epochs=12,
+        epochs=10,
         batch_size=24,
         learning_rate=3e-3,
         depth_decay=0.1,

@@ -35,7 +35,7 @@ from ma_agiqa.types import RGB
 PLACE = 8
 """Pixels: squares that are distorted alone lie on the grid of the quality map."""
 
-_WHOLE_SHARE = 7 / 8  # of each side of the reduced whole that training shows
+_WHOLE_SHARE = 3 / 4  # of each side of the reduced whole that training shows
 _PAPER_PROB = 0.7
 _PAPER_QUARTERS = (0.33, 0.33, 0.34)  # of one, two and three quarter turns
 

@@ -2,7 +2,7 @@
 
     image, own pixels ------- first blocks of EfficientNet-Lite0 -- at each place of 8 x 8 pixels
                               evidence and a weight; the weighted mean       = distortion evidence
-    image, about 256 x 256 -- all of EfficientNet-Lite0 -- mean over places -- Linear + ReLU
+    image, about 320 x 320 -- all of EfficientNet-Lite0 -- mean over places -- Linear + ReLU
                                                                              = content evidence
     gate on [content, distortion]: Linear(2 D -> 2) -- weighted sum of the two -- Linear -- score
 
@@ -44,6 +44,7 @@ MIN_SIDE = 32
 _TAPS = (2, 4, 10)  # the last blocks at a stride of 4, 8 and 16 pixels
 _TRUNK = re.compile(r"(distortion|content)\.trunk\.((?P<stem>stem)|blocks\.(?P<block>\d+)|head)\.")
 _LEAST_WEIGHT = 0.02  # of a place before weights are made to sum to one
+_BORDER = 3  # places that convolutions fill with zeros from beyond the border
 
 
 class DistortionExpert(nn.Module):
@@ -82,8 +83,20 @@ class DistortionExpert(nn.Module):
             ],
             dim=1,
         )
+        features = without_border(features)
         weights = torch.sigmoid(self.weight(features)[:, 0]) + _LEAST_WEIGHT
         return self.evidence(features), weights / weights.sum((1, 2), keepdim=True)
+
+
+def without_border(features: Tensor) -> Tensor:
+    """Return features (B, C, h, w) with those of the outermost places taken from further in.
+
+    A convolution sees zeros beyond the border, and a network that judges places makes something
+    of them: a bright frame around every map. What lies at the border is seen from there anyhow.
+    """
+    top, left = (min(_BORDER, (side - 1) // 4) for side in features.shape[2:])
+    inner = features[:, :, top : features.shape[2] - top, left : features.shape[3] - left]
+    return F.pad(inner, (left, left, top, top), mode="replicate")
 
 
 class ContentExpert(nn.Module):
@@ -126,7 +139,7 @@ class CompactModel(QualityNetwork):
         width: int = 64,
         hidden: int = 128,
         drop: float = 0.2,
-        content_side: int = 256,
+        content_side: int = 320,
         width_factor: float = 1.0,
     ) -> None:
         super().__init__()
