@@ -16,7 +16,7 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 
 LAYERS = [
     {"errors", "text", "types", "version"},
-    {"config", "files", "hub", "images", "provenance"},
+    {"allocator", "config", "files", "hub", "images", "provenance"},
     {"devices"},
     {"data", "lmm"},
     {"models"},

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.cli import options
 from ma_agiqa.cli.progress import TrainingProgress
 from ma_agiqa.text import did_you_mean
@@ -92,8 +93,6 @@ def train(
     prompt_column: options.PromptColumn = None,
 ) -> None:
     """Train a model; killed at any moment, it resumes with the same result."""
-    from ma_agiqa.training.allocator import keep_freed_memory
-
     keep_freed_memory()
     from ma_agiqa.data.samples import TableColumns
     from ma_agiqa.errors import UsageError

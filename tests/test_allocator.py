@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import sys
-from ma_agiqa.training.allocator import HUGE_PAGES, keep_freed_memory
+from ma_agiqa.allocator import HUGE_PAGES, keep_freed_memory
 import os
 kept = keep_freed_memory()
 assert "torch" not in sys.modules, "it must come before torch"
