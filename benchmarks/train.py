@@ -32,10 +32,10 @@ from machine import circumstances, clock, keep, matmul_peak
 from official_schedule import OfficialSchedule
 from torch.utils.flop_counter import FlopCounterMode
 
+from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.config import Preprocess
 from ma_agiqa.models.compact.model import CompactModel
 from ma_agiqa.models.paper.model import MAAGIQA
-from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.training.data import TrainingImages, TrainingSet
 from ma_agiqa.training.loop import Distributed, Trainer
 from ma_agiqa.training.recipe import RECIPES, Recipe

@@ -61,14 +61,14 @@ class ModelConfig:
 
     Attributes:
         name: what results call the model.
-        architecture: name in the table of `models/checkpoint.py`.
+        architecture: name in the table of `models/registry.py`.
         network: keyword arguments of that architecture's constructor.
         questions: name -> text and fingerprint of each question whose vectors the model
             takes, in order; empty for a model without semantics.
         encoder: identity of the encoder whose vectors it was trained on, see
             `lmm/encoder.py`; empty where that is not known.
         training: what else there is to know of its training: the model it started from, the
-            other data sets and how the score maps to their scales; see `training/record.py`.
+            other data sets and how the score maps to their scales; see `training/run_dir.py`.
         versions: versions of this package and of torch that wrote the file.
         commit: commit of this package's repository at training time, if known.
     """

@@ -154,7 +154,7 @@ class Scorer:
         self.name = config.name if revision is None else f"{config.name}@{revision}"
         self.semantics = semantics
         self._experts = (*config.questions, *model.experts)
-        self._quantiles = _score_quantiles(config)
+        self._quantiles = () if config.trained_on is None else config.trained_on.score_quantiles
         self._loaded_with = loaded_with
         self._side_by_side = default_workers if side_by_side else 0
         self._start_threads()
@@ -348,7 +348,7 @@ class Scorer:
         hint: str | None = None,
     ) -> Score:
         percentile = None
-        if value is not None and self._quantiles is not None:
+        if value is not None and self._quantiles:
             positions = np.linspace(0.0, 100.0, len(self._quantiles))
             percentile = float(np.interp(value, self._quantiles, positions))
         return Score(
@@ -369,18 +369,6 @@ def _positive(name: str, value: int | None, default: int) -> int:
     if value < 1:
         raise UsageError(f"{name} must be at least 1, got {value}")
     return value
-
-
-def _score_quantiles(config: ModelConfig) -> tuple[float, ...] | None:
-    """Return the training scores' quantiles, checked to be fit for interpolation."""
-    if config.trained_on is None or not config.trained_on.score_quantiles:
-        return None
-    quantiles = config.trained_on.score_quantiles
-    if len(quantiles) < 2 or any(a > b for a, b in itertools.pairwise(quantiles)):
-        raise ModelError(
-            "score_quantiles must be two or more values in ascending order", path=config.name
-        )
-    return quantiles
 
 
 WINDOW_BATCHES = 3

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -22,19 +24,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
-from ma_agiqa.errors import ModelError, OutputError, install_command
+from ma_agiqa.errors import ModelError, OutputError, first_line, install_command
 from ma_agiqa.files import recover_folder, replace_folder, sha256
 from ma_agiqa.models.prediction import QualityNetwork
 from ma_agiqa.models.registry import ARCHITECTURES
 from ma_agiqa.text import did_you_mean, join_some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+STORED = (torch.float32, torch.float16, torch.bfloat16)
+"""What weights may be stored as; float8 has too few bits for a score."""
+
+MOST_PIXELS = 2**31
 SAVE_SECONDS = 600.0
 """No save takes as long: what is older was left by one that was killed."""
 
@@ -68,8 +75,10 @@ def build_architecture(
             )
     try:
         model: QualityNetwork = network_class(**network)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{architecture} cannot be built: {error}", path=source) from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise ModelError(
+            f"{architecture} cannot be built: {first_line(error)}", path=source
+        ) from error
     return model
 
 
@@ -80,14 +89,14 @@ def read_config(directory: str | Path) -> ModelConfig:
     if not directory.is_dir():
         raise ModelError("no such model directory", path=directory)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError as error:
         raise ModelError(
             f"this is not a model directory: it has no {CONFIG}",
             path=directory,
             remedy="`ma-agiqa models` lists what can be loaded",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read: {error}", path=path) from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -96,7 +105,34 @@ def read_config(directory: str | Path) -> ModelConfig:
             path=path,
             remedy=install_command(),
         )
-    return configs.from_dict(ModelConfig, data, source=str(path))
+    config = configs.from_dict(ModelConfig, data, source=str(path))
+    _require_ranges(config, path)
+    return config
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _require_ranges(config: ModelConfig, path: Path) -> None:
+    """Refuse numbers that no training writes, before anything is made of them."""
+    scale, prepare = config.scale, config.preprocess
+    wrong = []
+    if not (math.isfinite(scale.low) and math.isfinite(scale.high) and scale.low < scale.high):
+        wrong.append(f"scale from {scale.low} to {scale.high}")
+    if not 1 <= prepare.min_side <= MOST_PIXELS:
+        wrong.append(f"preprocess.min_side {prepare.min_side}")
+    if not 0 <= prepare.max_pixels <= MOST_PIXELS:
+        wrong.append(f"preprocess.max_pixels {prepare.max_pixels}")
+    quantiles = () if config.trained_on is None else config.trained_on.score_quantiles
+    if quantiles and (
+        len(quantiles) < 2
+        or not all(map(math.isfinite, quantiles))
+        or any(a > b for a, b in itertools.pairwise(quantiles))
+    ):
+        wrong.append("score_quantiles that are not two or more ascending numbers")
+    if wrong:
+        raise ModelError(f"has {join_some(wrong)}", path=path, remedy=configs.REMEDY)
 
 
 def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
@@ -107,7 +143,6 @@ def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
     """
     directory = Path(directory)
     config = read_config(directory)
-    model = build(config, source=directory / CONFIG)
     path = directory / WEIGHTS
     try:
         weights = load_file(path)
@@ -115,12 +150,15 @@ def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
         raise ModelError(f"this model directory has no {WEIGHTS}", path=directory) from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"damaged weights: {error}", path=path) from error
-    _fill(model, weights, path)
+    # Compared without memory for it: a damaged size could ask for more than the machine has.
+    with torch.device("meta"):
+        _require_fit(build(config, source=directory / CONFIG).state_dict(), weights, path)
+    model = build(config, source=directory / CONFIG)
+    model.load_state_dict(weights)
     return model.eval(), config
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
+def _require_fit(own: Mapping[str, Tensor], weights: dict[str, Tensor], path: Path) -> None:
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unknown:
         raise ModelError(
@@ -134,7 +172,12 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
                 f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}",
                 path=path,
             )
-    model.load_state_dict(weights)
+        if tensor.dtype != weights[name].dtype and weights[name].dtype not in STORED:
+            raise ModelError(
+                f"{name} is stored as {weights[name].dtype}, expected {tensor.dtype}",
+                path=path,
+                remedy=f"store it as one of {', '.join(map(str, STORED))}",
+            )
 
 
 def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: str) -> None:
