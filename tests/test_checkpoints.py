@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
@@ -93,6 +94,27 @@ def change(directory: Path, **changes: object) -> None:
         ({"network": {"width_factor": 0.5}}, "has shape"),
         ({"architecture": "ma-agiqa", "network": {}}, "missing"),
         ({"scale": {"low": "zero", "high": 5}}, "expected float"),
+        ({"scale": {"low": 10, "high": 5}}, "scale from 10.0 to 5.0"),
+        ({"scale": {"low": 0, "high": float("nan")}}, "NaN is no number"),
+        ({"scale": {"low": 0, "high": 10**400}}, "scale|too large"),
+        ({"preprocess": {"kind": "native", "max_pixels": -5}}, "max_pixels -5"),
+        ({"preprocess": {"kind": "native", "min_side": 0}}, "min_side 0"),
+        ({"network": SMALL | {"hidden": 10**9}}, "has shape"),
+        ({"network": SMALL | {"hidden": 10**15}}, "has shape|cannot be built"),
+        ({"network": SMALL | {"width": -1}}, "cannot be built"),
+        ({"network": SMALL | {"drop": "x"}}, "cannot be built"),
+        (
+            {
+                "trained_on": {
+                    "dataset": "a",
+                    "target": "b",
+                    "split": "c",
+                    "images": 1,
+                    "score_quantiles": [2, 1],
+                }
+            },
+            "score_quantiles",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
@@ -107,6 +129,22 @@ def test_a_configuration_that_does_not_fit_is_refused(
 def test_a_configuration_that_is_not_json_is_refused(directory: Path) -> None:
     (directory / checkpoint.CONFIG).write_text("{not json")
     with pytest.raises(ModelError, match=r"config\.json"):
+        checkpoint.load(directory)
+
+
+def test_a_configuration_without_end_is_refused(directory: Path) -> None:
+    (directory / checkpoint.CONFIG).write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        checkpoint.load(directory)
+
+
+def test_weights_of_another_kind_are_refused(directory: Path) -> None:
+    path = directory / checkpoint.WEIGHTS
+    stored = load_file(path)
+    save_file({k: v.to(torch.bfloat16) for k, v in stored.items()}, path)
+    checkpoint.load(directory)
+    save_file({k: v.to(torch.float8_e4m3fn) for k, v in stored.items()}, path)
+    with pytest.raises(ModelError, match=r"stored as .*float8_e4m3fn"):
         checkpoint.load(directory)
 
 

@@ -244,6 +244,12 @@ def test_arrays_and_tensors_give_their_own_pixels(picture: NDArray[np.uint8]) ->
         np.testing.assert_array_equal(image, picture)
 
 
+def test_a_tensor_one_rounding_outside_of_its_range_is_read(picture: NDArray[np.uint8]) -> None:
+    unit = torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255
+    off = torch.where(unit > 0.5, unit + 1e-6, unit - 1e-6)
+    assert np.array_equal(read_image(off), read_image(unit))
+
+
 def test_half_precision_tensors_are_accepted(picture: NDArray[np.uint8]) -> None:
     chw = torch.from_numpy(picture).permute(2, 0, 1) / 255
     for dtype in (torch.float16, torch.bfloat16):

@@ -158,7 +158,10 @@ def _convert(
         if isinstance(value, list | tuple):
             return tuple(_convert(arguments[0], item, source, error, folder) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise error(f"{str(value)[:8]}… is too large a number", path=source) from None
     if hint is Path and isinstance(value, str) and folder is not None:
         return folder / value
     expected = origin or hint

@@ -359,6 +359,10 @@ def _from_array(array: NDArray[Any], *, name: str, limits: Limits) -> RGB:
     return np.ascontiguousarray(array if array.shape[2] == 3 else _over_white(array))
 
 
+ROUNDING = 1e-5
+"""By how much a tensor's values may leave 0 to 1: what resizing in float32 leaves behind."""
+
+
 def _from_tensor(tensor: torch.Tensor, *, limits: Limits) -> RGB:
     """Convert without importing torch: whoever holds a tensor has it already."""
     shape = tuple(tensor.shape)
@@ -375,13 +379,13 @@ def _from_tensor(tensor: torch.Tensor, *, limits: Limits) -> RGB:
     values = (chw.float() if floating else chw).numpy()
     if floating:
         low, high = values.min(), values.max()
-        if not (low >= 0 and high <= 1):  # also true of NaN
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true of NaN
             raise ImageError(
                 f"has values from {low:g} to {high:g}, outside 0 to 1",
                 path="tensor",
                 remedy="undo the normalisation and clamp to 0 to 1",
             )
-        values = np.rint(values * 255).astype(np.uint8)
+        values = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(values.transpose(1, 2, 0))
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ma_agiqa import devices, images
@@ -223,7 +224,8 @@ class Scorer:
         Raises:
             UsageError: `sources` is a single image.
         """
-        if isinstance(sources, str | bytes | os.PathLike):
+        single = isinstance(sources, str | bytes | os.PathLike | Image.Image)
+        if single or 0 < getattr(sources, "ndim", 0) < 4:  # an array or tensor of one image
             raise UsageError(
                 "score() takes an iterable of images, got a single one",
                 remedy="call scorer(image), or pass a list",
@@ -366,8 +368,8 @@ class Scorer:
 def _positive(name: str, value: int | None, default: int) -> int:
     if value is None:
         return default
-    if value < 1:
-        raise UsageError(f"{name} must be at least 1, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
 
 

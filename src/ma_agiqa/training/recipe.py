@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ma_agiqa.errors import UsageError
+
+MOST_CROP = 2048
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Recipe:
     select: str = "srcc"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                self._require(field.name, math.isfinite(value), "must be a finite number")
+        self._require("crop", self.crop <= MOST_CROP, f"must be at most {MOST_CROP} pixels")
         for name in ("epochs", "batch_size", "crop", "learning_rate", "depth_decay"):
             self._require(name, getattr(self, name) > 0, "must be positive")
         for name in ("warmup", "ema", "drop"):
