@@ -130,7 +130,10 @@ def find_directory(
 
     Args:
         revision: branch, tag or commit of a Hub id; refused for anything else.
-        cache_dir, force_download, local_files_only, token: of the Hub library, for a Hub id.
+        cache_dir: of the Hub library, for a Hub id; so are the next three.
+        force_download: fetch what is in the cache again.
+        local_files_only: ask nobody; what is not in the cache is missing.
+        token: for a private repository.
 
     Raises:
         UsageError: no such name, or one that does not ship; close matches are listed.
