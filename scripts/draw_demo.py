@@ -42,8 +42,10 @@ def main() -> None:
         "enlarged": read_image(PICTURES / "flower_2-heavy-upscale.jpg"),
     }
     figure, axes = pyplot.subplots(
-        3, len(pictures), figsize=(11, 7.6), layout="constrained", height_ratios=[3, 3, 1.3]
+        3, len(pictures), figsize=(11, 7.2), layout="constrained", height_ratios=[3, 3, 1.3]
     )
+    for axis in axes[2, 1:]:
+        axis.set_yticks([])
     for (name, rgb), (picture, places, bars) in zip(pictures.items(), axes.T, strict=True):
         score = scorer(rgb, explain=True)
         assert score.contributions is not None
@@ -54,9 +56,11 @@ def main() -> None:
         places.set_axis_off()
         names = [key for key in score.contributions if key != "bias"]
         values = [score.contributions[key] for key in names]
-        bars.barh(names, values, color=["#b8860b" if v < 0 else "#00437a" for v in values])
+        bars.barh([0, 1], values, color=["#b8860b" if v < 0 else "#00437a" for v in values])
         bars.axvline(0, color="black", linewidth=0.8)
         bars.set_xlim(-2.5, 2.5)
+        if bars is axes[2, 0]:
+            bars.set_yticks([0, 1], names)
         bars.set_xlabel(f"added to {score.contributions['bias']:.2f}", fontsize=9)
         bars.spines[["top", "right"]].set_visible(False)
     figure.colorbar(
