@@ -384,3 +384,13 @@ def test_the_pictures_of_live_in_the_wild_at_hand_are_read(datasets: Path) -> No
     assert samples.target()[0] == 39.234559  # as written in the file
     assert 3.4 < samples.target().min() < samples.target().max() < 92.5
     assert samples.caveats == ("877 of the 1,162 images of LIVE In the Wild",)
+
+
+def test_one_image_under_two_spellings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        f"image,score\na.png,1\n./a.png,2\n{tmp_path}/b.png,3\nb.png,1\n"
+    )
+    with pytest.raises(
+        DataError, match=r"several ways: a\.png and \./a\.png, .*/b\.png and b\.png"
+    ):
+        registry.load(str(tmp_path / "t.csv"), tmp_path)

@@ -103,6 +103,15 @@ class Samples:
                 f"{join_some(repeated)} occur more than once in {self.dataset}",
                 remedy="a record's name must be unique: keep one row per image",
             )
+        named: dict[str, list[str]] = {}
+        for name, path in zip(self.name, self.path, strict=True):
+            named.setdefault(os.path.normpath(path), []).append(name)
+        several = [" and ".join(names) for names in named.values() if len(names) > 1]
+        if several:
+            raise DataError(
+                f"{self.dataset} names one image in several ways: {join_some(several)}",
+                remedy="keep one row per image",
+            )
 
     def __len__(self) -> int:
         return len(self.name)

@@ -7,7 +7,8 @@ fetch from other places (those want a click on a licence or an account), or unpa
 `verify` changes nothing. Checked: the annotations (there, readable, as distributed where a
 checksum is known, number of records, scores within the rating scale, deviations not negative,
 names unique) and every image (there, decodes whole, of the size it should have). Images that
-lie beside them and that no record names are listed, for they often mean a wrong folder.
+lie beside them and that no record names are listed, for they often mean a wrong folder; copies of
+one image are told, for a split may part them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +169,7 @@ def verify(
         size=sum(path.stat().st_size for path in present),
         extra=len(extra),
         unchecked=tuple(path.name for path in samples.files if path.name not in known),
-        caveats=samples.caveats,
+        caveats=(*samples.caveats, *_copies(samples)),
         problems=(
             *_annotation_problems(info, samples),
             *_missing(info, samples, root),
@@ -175,6 +177,18 @@ def verify(
             *damaged,
         ),
     )
+
+
+def _copies(samples: Samples) -> Iterator[str]:
+    """Say which records have the same image, byte by byte: a split may part them."""
+    named: dict[str, list[str]] = {}
+    for name, path in zip(samples.name, samples.path, strict=True):
+        with suppress(OSError):
+            named.setdefault(_checksum(path), []).append(name)
+    copies = [" = ".join(names) for names in named.values() if len(names) > 1]
+    if copies:
+        count = sum(len(names) - 1 for names in named.values())
+        yield f"{count} images are copies of others: {join_some(copies)}"
 
 
 def _expected(info: Dataset, samples: Samples) -> int:

@@ -25,6 +25,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -169,12 +170,16 @@ class DataSet:
             "names": list(self.samples.name),
             "scores": self.samples.target(self.target).tolist(),
             "split": [self.split.part(part).tolist() for part in ("train", "val", "test")],
-            "files": hash_files([self.samples.path[row] for row in self._learned()]),
+            "files": [self.hashes[row] for row in (*self.split.train, *self.split.val)],
         }
         return {key: sha256(json.dumps(value).encode()).hexdigest() for key, value in parts.items()}
 
-    def _learned(self) -> list[int]:
-        return [int(row) for part in ("train", "val") for row in self.split.part(part)]
+    @cached_property
+    def hashes(self) -> dict[int, str]:
+        """Content hash of each image of the split, by row; of those that are there."""
+        rows = [*self.split.train, *self.split.val, *self.split.test]
+        rows = [row for row in rows if self.samples.path[row].is_file()]
+        return dict(zip(rows, hash_files([self.samples.path[row] for row in rows]), strict=True))
 
     @property
     def scale(self) -> Scale:
@@ -292,12 +297,15 @@ def training_part(
 
 
 def seen_in_training(sets: list[DataSet]) -> int:
-    """Return how many images that one set trains on another keeps for validation or test."""
-    trained = {one.samples.path[row] for one in sets for row in one.split.train}
-    kept = {
-        one.samples.path[row] for one in sets for p in ("val", "test") for row in one.split.part(p)
-    }
-    return len(trained & kept)
+    """Return how many images for validation or test have the content of one that trains."""
+    trained = {one.hashes[row] for one in sets for row in one.split.train}
+    kept = [
+        one.hashes[row]
+        for one in sets
+        for row in (*one.split.val, *one.split.test)
+        if row in one.hashes
+    ]
+    return sum(digest in trained for digest in kept)
 
 
 class TrainingImages:

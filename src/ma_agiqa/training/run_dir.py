@@ -16,7 +16,7 @@ not known here: `ma-agiqa evaluate` measures them, and whoever publishes the mod
                    data set onto its scale
     data_sets      of several: name, target, split, number of training images, nominal scale,
                    and `from_score`, the linear map from the model's score to the set's scale
-    seen_twice     images that one set trains on and another keeps for validation or test
+    seen_twice     how many images for validation or test have the content of one that trains
 
 A linear map is {"slope", "offset"}: slope * x + offset.
 """
@@ -269,7 +269,8 @@ def training_record(
             }
             for one, way in zip(sets, maps, strict=True)
         ]
-        record["seen_twice"] = seen_in_training(sets)
+    if seen := seen_in_training(sets):
+        record["seen_twice"] = seen
     return record
 
 
@@ -300,8 +301,8 @@ def in_words(record: dict[str, Any]) -> str:
         )
     if record.get("seen_twice"):
         lines.append(
-            f"- {record['seen_twice']} images that one data set trains on are validation or test "
-            "images of another: figures on these are too good."
+            f"- {record['seen_twice']} images for validation or test are copies of ones that "
+            "train: figures on these are too good."
         )
     return "".join(line + "\n" for line in lines)
 
