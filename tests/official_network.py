@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import reference
+from ma_agiqa.models.mixture import Mixture
 from ma_agiqa.models.paper.convert import official_name
 from ma_agiqa.models.paper.model import MAAGIQA
 
@@ -20,6 +23,42 @@ WEIGHT_SEED, INPUT_SEED = 0, 7
 def images(count: int, size: int, *, seed: int = INPUT_SEED) -> Tensor:
     """Return float32 images (count, 3, size, size) within -1..1: a wave plus noise."""
     return torch.from_numpy(reference.images(count, size, seed))
+
+
+@contextmanager
+def stages_of(model: MAAGIQA) -> Iterator[dict[str, Tensor]]:
+    """Collect what every stage gives in a forward pass within the block, by name."""
+    stages: dict[str, Tensor] = {}
+    hooks = []
+
+    def keep(module: nn.Module, *names: str) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs = (output,) if isinstance(output, Tensor) else output
+            stages.update(zip(names, outputs, strict=True))
+
+        hooks.append(module.register_forward_hook(hook))
+
+    def keep_taps(module: nn.Module, inputs: Any, taps: Any) -> None:
+        for tap, (patches, class_token) in zip(model.visual.backbone.taps, taps, strict=True):
+            stages[f"block{tap}"] = torch.cat([class_token, patches], dim=1)
+
+    def keep_mixture(module: nn.Module, inputs: Any, mixture: Mixture) -> None:
+        stages["evidence"], stages["gate"] = inputs[0], mixture.gate
+        stages["blend"] = mixture.blend
+
+    for name, stage in (("stage1", model.visual.stage1), ("stage2", model.visual.stage2)):
+        for number, attention in enumerate(stage.attentions):
+            keep(attention, f"{name}.attention{number}")
+        keep(stage.reduce, f"{name}.reduced")
+        keep(stage.windows, f"{name}.windowed")
+    keep(model.visual, "quality", "weight", "patches")
+    hooks.append(model.visual.backbone.register_forward_hook(keep_taps))
+    hooks.append(model.mixture.register_forward_hook(keep_mixture))
+    try:
+        yield stages
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def semantic_vector(tag: str, count: int, width: int, *, seed: int = INPUT_SEED) -> Tensor:

@@ -21,7 +21,7 @@ from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.types import Scale
-from official_network import TINY, tiny_inputs, tiny_model
+from official_network import TINY, stages_of, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 
@@ -41,10 +41,10 @@ def score(model: MAAGIQA, *inputs: Tensor | None) -> Prediction:
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
 def outputs(request: pytest.FixtureRequest) -> tuple[torch.dtype, dict[str, Tensor]]:
     dtype: torch.dtype = request.param
-    stages: dict[str, Tensor] = {}
-    with torch.inference_mode():
+    network = tiny_model().to(dtype)
+    with torch.inference_mode(), stages_of(network) as stages:
         images, semantics = (value.to(dtype) for value in tiny_inputs())
-        prediction = tiny_model().to(dtype)(images, semantics, stages)
+        prediction = network(images, semantics)
     named = {f"prediction.{k}": v for k, v in prediction._asdict().items() if v is not None}
     return dtype, {**stages, **named}
 
@@ -131,8 +131,8 @@ def test_experts_stand_in_the_order_meaning_coherence_visual() -> None:
 
 
 def test_patch_map_is_read_row_by_row(model: MAAGIQA) -> None:
-    stages: dict[str, Tensor] = {}
-    said = model(*tiny_inputs(), stages)
+    with stages_of(model) as stages:
+        said = model(*tiny_inputs())
     assert said.contribution_map.shape == (2, 8, 8)
     readout = model.mixture.readout.weight[0]
     per_patch = readout @ model.visual_projection.weight[:, 8 + 2]

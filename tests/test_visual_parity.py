@@ -94,12 +94,11 @@ def run(request: pytest.FixtureRequest, fixtures: Path) -> Run:
         target = torch.from_numpy(file["train/target"]).to(case.dtype)
         recorded["train/grad_names"] = file["train/grad_names"]
     model = load_model(fixtures, case.fixture, network=NO_DROPOUT).to(case.dtype).train()
-    stages: dict[str, Tensor] = {}
-    score = model(
-        official_network.images(2, 224).to(case.dtype),
-        official_network.semantics().to(case.dtype),
-        stages,
-    ).score
+    with official_network.stages_of(model) as stages:
+        score = model(
+            official_network.images(2, 224).to(case.dtype),
+            official_network.semantics().to(case.dtype),
+        ).score
     loss = torch.nn.functional.mse_loss(score, target)
     loss.backward()
     stages = {name: value.detach() for name, value in stages.items()}

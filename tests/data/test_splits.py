@@ -154,7 +154,9 @@ def test_a_prompt_split_without_prompts_is_an_error() -> None:
 
 
 def test_a_prompt_split_with_an_empty_prompt_is_an_error() -> None:
-    samples = Samples(("a", "b"), (Path("a"), Path("b")), {"q": np.ones(2)}, {"prompt": ("", "x")}, "d")
+    samples = Samples(
+        ("a", "b"), (Path("a"), Path("b")), {"q": np.ones(2)}, {"prompt": ("", "x")}, "d"
+    )
     with pytest.raises(DataError, match="1 images of d have no prompt"):
         splits.resolve("prompt-0", samples, "unused")
 

@@ -74,25 +74,19 @@ class MAAGIQA(
         self.visual_projection = nn.Linear(patches, evidence_width)
         self.mixture = GatedMixture(experts=semantics + 1, width=evidence_width, gate=gate)
 
-    def forward(
-        self,
-        images: Tensor,
-        semantics: Tensor | None = None,
-        stages: dict[str, Tensor] | None = None,
-    ) -> Prediction:
+    def forward(self, images: Tensor, semantics: Tensor | None = None) -> Prediction:
         """Score a batch.
 
         Args:
             images: (B, 3, H, W) at the network's size, normalised to -1..1.
             semantics: (B, K, F), finite; None if and only if the network takes none.
-            stages: where to put the output of every stage by name; for tests.
 
         Raises:
             ImageError: images of another size.
             FeatureError: another number or width of vectors, or values that are not finite.
         """
         vectors = self.check_semantics(semantics, batch=images.shape[0])
-        visual = self.visual(images, stages)
+        visual = self.visual(images)
         # The few numbers from here on are kept in the parameters' precision under autocast:
         # bfloat16 would round a score of 3.99 to 3.98.
         with torch.autocast(images.device.type, enabled=False):
@@ -104,12 +98,7 @@ class MAAGIQA(
             ]
             evidence_BED = torch.stack([*evidence, self.visual_projection(patches_BN)], dim=1)
             mixture = self.mixture(evidence_BED)
-            assessment = self.explain(patches_BN, mixture)
-        if stages is not None:
-            stages["quality"], stages["weight"], stages["patches"] = visual
-            stages["evidence"] = evidence_BED
-            stages["gate"], stages["blend"] = mixture.gate, mixture.blend
-        return assessment
+            return self.explain(patches_BN, mixture)
 
     def explain(self, patches_BN: Tensor, mixture: Mixture) -> Prediction:
         """Split the visual contribution over the patches it came from."""

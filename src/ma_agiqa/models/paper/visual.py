@@ -22,8 +22,8 @@ Shapes: B images, L taps, N patches (rows x columns), C channels, D token width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,6 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import ImageError, MissingExtraError
 from ma_agiqa.models.paper.swin import WindowedStage
-
-Keep: TypeAlias = Callable[[str, Tensor], None]
 
 
 class Backbone(nn.Module):
@@ -137,16 +135,12 @@ class AttentionStage(nn.Module):
         self.reduce = nn.Linear(channels, windows.width)
         self.windows = windows
 
-    def forward(self, x_BCN: Tensor, keep: Keep) -> Tensor:
+    def forward(self, x_BCN: Tensor) -> Tensor:
         """Return (B, N, width)."""
-        for i, attention in enumerate(self.attentions):
+        for attention in self.attentions:
             x_BCN = attention(x_BCN)
-            keep(f"attention{i}", x_BCN)
-        x_BNC = self.reduce(x_BCN.transpose(1, 2))
-        keep("reduced", x_BNC)
-        x_BNC = self.windows(x_BNC)
-        keep("windowed", x_BNC)
-        return x_BNC
+        windowed_BNC: Tensor = self.windows(self.reduce(x_BCN.transpose(1, 2)))
+        return windowed_BNC
 
 
 class VisualExpert(nn.Module):
@@ -208,26 +202,21 @@ class VisualExpert(nn.Module):
         self.quality = patch_head(second, dropout, nn.ReLU())
         self.weight = patch_head(second, dropout, nn.Sigmoid())
 
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> VisualEvidence:
+    def forward(self, images: Tensor) -> VisualEvidence:
         """Judge every patch.
 
         Args:
             images: (B, 3, image_size, image_size), normalised to -1..1.
-            stages: where to put the output of every stage by name; only tests and the
-                curious need it.
 
         Raises:
             ImageError: images of another shape.
         """
         self.check(images)
         taps = self.backbone(images)
-        if stages is not None:
-            for tap, (patches, class_token) in zip(self.backbone.taps, taps, strict=True):
-                stages[f"block{tap}"] = torch.cat([class_token, patches], dim=1)
         x_BCN = torch.cat([patches.transpose(1, 2) for patches, _ in taps], dim=1)
-        x_BNC = self.stage1(x_BCN, _keeper(stages, "stage1."))
+        x_BNC = self.stage1(x_BCN)
         x_BCN = x_BNC.transpose(1, 2).contiguous()
-        x_BNC = self.stage2(x_BCN, _keeper(stages, "stage2."))
+        x_BNC = self.stage2(x_BCN)
         quality_BN = self.quality(x_BNC).squeeze(-1)
         weight_BN = self.weight(x_BNC).squeeze(-1)
         return VisualEvidence(quality_BN, weight_BN, quality_BN * weight_BN)
@@ -241,13 +230,3 @@ class VisualExpert(nn.Module):
                 f"found {tuple(images.shape)}",
                 remedy="preprocess with the transform named in the model's configuration",
             )
-
-
-def _keeper(stages: dict[str, Tensor] | None, prefix: str) -> Keep:
-    """Return a function that files a stage under its name, or does nothing."""
-
-    def keep(name: str, output: Tensor) -> None:
-        if stages is not None:
-            stages[prefix + name] = output
-
-    return keep
