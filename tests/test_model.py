@@ -45,7 +45,8 @@ def outputs(request: pytest.FixtureRequest) -> tuple[torch.dtype, dict[str, Tens
     with torch.inference_mode(), stages_of(network) as stages:
         images, semantics = (value.to(dtype) for value in tiny_inputs())
         prediction = network(images, semantics)
-    named = {f"prediction.{k}": v for k, v in prediction._asdict().items() if v is not None}
+    said = prediction._asdict().items()
+    named = {f"prediction.{name}": value.detach() for name, value in said if value is not None}
     return dtype, {**stages, **named}
 
 
