@@ -11,6 +11,7 @@ those of the rounded weights: ship without reports, evaluate `compact`, ship wit
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def main() -> None:
     directory = MODELS["compact"].directory
     assert directory is not None
     card = written.split("```", 1)[0] + text
+    network = checkpoint.complete(config.architecture, config.network)
+    config = dataclasses.replace(config, network=network)
     checkpoint.save(directory, model.half(), config, card=card)
     print(directory)
 

@@ -63,9 +63,8 @@ def build_architecture(
         raise ModelError(
             f"unknown architecture {architecture!r}, known: {sorted(ARCHITECTURES)}", path=source
         )
-    module, name = ARCHITECTURES[architecture].split(":")
-    network_class = getattr(importlib.import_module(module), name)
-    known = list(inspect.signature(network_class.__init__).parameters)[1:]
+    network_class = _class(architecture)
+    known = list(inspect.signature(network_class).parameters)
     for argument in network:
         if argument not in known:
             raise ModelError(
@@ -80,6 +79,19 @@ def build_architecture(
             f"{architecture} cannot be built: {first_line(error)}", path=source
         ) from error
     return model
+
+
+def _class(architecture: str) -> type[QualityNetwork]:
+    module, name = ARCHITECTURES[architecture].split(":")
+    found: type[QualityNetwork] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def complete(architecture: str, network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with the defaults of today, so that no later default changes a score."""
+    parameters = inspect.signature(_class(architecture)).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return {**defaults, **network}
 
 
 def read_config(directory: str | Path) -> ModelConfig:

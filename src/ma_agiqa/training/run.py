@@ -203,7 +203,7 @@ def _model_config(
     return ModelConfig(
         name=name,
         architecture=start.architecture,
-        network=network,
+        network=checkpoint.complete(start.architecture, network),
         preprocess=start.preprocess,
         scale=scale,
         trained_on=TrainedOn(
