@@ -28,7 +28,6 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import ma_agiqa
-from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.images import IMAGE_SUFFIXES, read_image
 from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.provenance import environment
@@ -37,7 +36,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    kept = keep_freed_memory()  # as the command line does
     options = parse()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,7 +45,6 @@ def main() -> None:
             "command": "python " + " ".join(sys.argv),
             **dataclasses.asdict(environment()),
             "threads": options.threads,
-            "freed_memory_kept": kept,
             "images": len(files),
             "image_bytes_median": statistics.median(f.stat().st_size for f in files),
             "rates": machine_rates(),

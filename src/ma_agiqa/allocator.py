@@ -2,8 +2,8 @@
 
 A network on a CPU frees and takes tensors of tens of megabytes. By default glibc hands such
 memory back to the system, which pages it in anew, zeroed, four kilobytes at a time. Kept, and in
-huge pages, the compact network takes less time, in training and in scoring. No number that is
-computed changes.
+huge pages, the compact network's training step takes about a tenth less time, and scoring no less,
+but more memory. No number that is computed changes.
 
 What this file does not do: anything outside Linux with glibc, or on import.
 """

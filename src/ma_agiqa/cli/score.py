@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.cli import options
 from ma_agiqa.cli.inputs import Input, Listing
 from ma_agiqa.cli.progress import progress
@@ -98,7 +97,6 @@ def score(
 
     Exit status: 0 all good, 1 some inputs failed, 2 wrong use, 3 --fail-under was missed.
     """
-    keep_freed_memory()
     if fail_under is not None and not math.isfinite(fail_under):
         raise UsageError(f"--fail-under needs a finite number, got {fail_under}")
     if to is not None:

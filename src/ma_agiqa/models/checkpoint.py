@@ -19,7 +19,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """What weights may be stored as; float8 has too few bits for a score."""
 
-MOST_PIXELS = 2**31
+MOST_PIXELS, MOST_SIZE = 2**31, 2**16
 SAVE_SECONDS = 600.0
 """No save takes as long: what is older was left by one that was killed."""
 
@@ -136,6 +136,7 @@ def _require_ranges(config: ModelConfig, path: Path) -> None:
         wrong.append(f"preprocess.min_side {prepare.min_side}")
     if not 0 <= prepare.max_pixels <= MOST_PIXELS:
         wrong.append(f"preprocess.max_pixels {prepare.max_pixels}")
+    wrong += [f"network.{name} {size}" for name, size in _sizes(config.network) if size > MOST_SIZE]
     quantiles = () if config.trained_on is None else config.trained_on.score_quantiles
     if quantiles and (
         len(quantiles) < 2
@@ -145,6 +146,16 @@ def _require_ranges(config: ModelConfig, path: Path) -> None:
         wrong.append("score_quantiles that are not two or more ascending numbers")
     if wrong:
         raise ModelError(f"has {join_some(wrong)}", path=path, remedy=configs.REMEDY)
+
+
+def _sizes(network: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield every whole number of a network's arguments by name: sizes of what is allocated."""
+    for name, value in network.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", size) for inner, size in _sizes(value))
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, int):
+                yield name, one
 
 
 def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
@@ -162,10 +173,8 @@ def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
         raise ModelError(f"this model directory has no {WEIGHTS}", path=directory) from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"damaged weights: {error}", path=path) from error
-    # Compared without memory for it: a damaged size could ask for more than the machine has.
-    with torch.device("meta"):
-        _require_fit(build(config, source=directory / CONFIG).state_dict(), weights, path)
     model = build(config, source=directory / CONFIG)
+    _require_fit(model.state_dict(), weights, path)
     model.load_state_dict(weights)
     return model.eval(), config
 
