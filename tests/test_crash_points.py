@@ -1,0 +1,172 @@
+"""Whatever is written survives a kill at every point at which a file is touched.
+
+A forked process does the work and is killed, by SIGKILL from its own audit hook, just before the
+n-th time that it opens, renames, removes or makes a file or folder; for n = 1, 2, 3, ... until the
+work gets through. After each kill the same work is done again and must come to the same end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from ma_agiqa.cli.results import Printer, Results
+from ma_agiqa.config import ModelConfig, Preprocess
+from ma_agiqa.features.store import FeatureStore, Header, ShardWriter
+from ma_agiqa.files import write_atomically
+from ma_agiqa.lmm.encoder import Question
+from ma_agiqa.models import checkpoint
+from ma_agiqa.types import ROW_KEYS, Row, Scale
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
+
+EVENTS = {"open", "shutil.rmtree"} | {
+    f"os.{name}" for name in ("rename", "remove", "mkdir", "rmdir", "truncate", "chmod", "link")
+}
+
+
+def killed_at(point: int, work: Callable[[], object]) -> bool:
+    """Do the work in a fork that dies at its `point`-th event; say whether it died of that."""
+    child = os.fork()
+    if child == 0:
+        left = [point]
+
+        def hook(event: str, arguments: object) -> None:
+            if event in EVENTS:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            sys.addaudithook(hook)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0, "the work itself failed"
+    return False
+
+
+def kills(work: Callable[[], object], prepare: Callable[[], object]) -> Iterator[int]:
+    """Kill the work at every point in turn, each time from the same start."""
+    for point in count(1):
+        prepare()
+        if not killed_at(point, work):
+            assert point > 3, "hardly a file was touched: nothing was tested"
+            return
+        yield point
+
+
+def clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def row(number: int) -> Row:
+    return dict.fromkeys(ROW_KEYS) | {"path": f"{number}.png", "score": number / 7, "model": "m"}
+
+
+def write_results(target: Path, computed: list[int]) -> None:
+    """Do what `score --output` does, for six images that need no network."""
+    results = Results(Printer(), to=target, model="m")
+    journal = results.journal
+    assert journal is not None
+    with results:
+        for number in range(6):
+            sha256, name = f"{number:064d}", f"{number}.png"
+            kept = journal.reusable(name, sha256) if journal.knows(name) else None
+            if kept is None:
+                computed.append(number)
+            results.add(kept or row(number), sha256=sha256, reused=kept is not None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_result_file_is_whole_or_absent_and_the_next_run_completes_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    target = folder / f"scores{suffix}"
+    write_results(target, [])
+    wanted = target.read_bytes()
+    for _ in kills(lambda: write_results(target, []), lambda: clear(folder)):
+        assert not target.exists() or target.read_bytes() == wanted
+        partial = target.with_name(target.name + ".partial")
+        kept = partial.read_bytes().count(b'"check"') if partial.exists() else 0
+        computed: list[int] = []
+        write_results(target, computed)
+        assert len(computed) == 6 - kept, "a kept row was computed again"
+        assert [path.name for path in folder.iterdir()] == [target.name], "something was left"
+        assert target.read_bytes() == wanted
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    for _ in kills(
+        lambda: write_atomically(target, "new" * 1000), lambda: write_atomically(target, "old")
+    ):
+        assert target.read_text() in ("old", "new" * 1000)
+
+
+def test_a_model_directory_is_the_old_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", -1.0)  # what a kill left is removed at once
+    directory = tmp_path / "model"
+    config = ModelConfig(
+        name="tiny",
+        architecture="compact",
+        network={"width_factor": 0.25, "content_side": 64},
+        preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
+        scale=Scale(0.0, 5.0),
+    )
+    old, new = checkpoint.build(config), checkpoint.build(config)
+
+    def is_one_of_both() -> bool:
+        found = checkpoint.load(directory)[0].state_dict()
+        return any(
+            all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+            for model in (old, new)
+        )
+
+    for _ in kills(
+        lambda: checkpoint.save(directory, new, config, card="new"),
+        lambda: checkpoint.save(directory, old, config, card="old"),
+    ):
+        assert is_one_of_both()
+        checkpoint.save(directory, new, config, card="new")
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_feature_store_loses_only_what_was_not_written(tmp_path: Path) -> None:
+    header = Header(encoder={"encoder": "made up"}, width=4, questions=(Question("q", "why?"),))
+    names = [f"{number:064x}" for number in range(3)]
+    vectors = torch.arange(12.0).reshape(3, 1, 4)
+
+    def extract() -> None:
+        store = FeatureStore.create(tmp_path / "store", header)
+        with ShardWriter(store, shard_size=2) as writer:
+            for name, vector in zip(names, vectors, strict=True):
+                if not store.has(name):
+                    writer.add(name, vector)
+
+    def nothing() -> None:
+        for path in sorted((tmp_path / "store").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    for _ in kills(extract, nothing):
+        extract()
+        store = FeatureStore.open(tmp_path / "store")
+        assert torch.equal(store.get(names).float(), vectors)
+        assert not store.damaged
