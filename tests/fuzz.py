@@ -1,0 +1,266 @@
+"""Damaged and hostile files: whatever reads one gives a result or an error of this package.
+
+    python tests/fuzz.py --minutes 10 [--target config] [--seed 1]
+
+Every target makes a sound file and says what reads it. A case is that file with some bytes
+changed, cut, doubled or replaced; what comes out other than a result or a `MAAGIQAError` is
+printed with the case's number, which repeats it. `test_fuzz.py` runs a bounded share in the gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import random
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ma_agiqa.bench.grid import read_grid
+from ma_agiqa.cli.journal import Journal
+from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.data.samples import TableColumns, load_table
+from ma_agiqa.errors import MAAGIQAError
+from ma_agiqa.evaluation.report import read_scores
+from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
+from ma_agiqa.images import read_image
+from ma_agiqa.lmm.encoder import Question
+from ma_agiqa.models import checkpoint
+from ma_agiqa.models.paper.convert import read_checkpoint
+from ma_agiqa.types import ROW_KEYS, Scale
+
+NUMBERS = (b"NaN", b"-1", b"1e999", b"0", b"99999999999999999999", b"null", b"[]", b"{}", b'"x"')
+
+
+class Target(NamedTuple):
+    """Something that is read.
+
+    Attributes:
+        make: writes sound files into a folder and returns the one to be damaged.
+        read: reads it.
+        share: of all cases.
+    """
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], object]
+    share: int = 1
+
+
+def picture(kind: str, **options: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"picture.{kind}", **options)
+        return folder / f"picture.{kind}"
+
+    return make
+
+
+def model_directory(folder: Path) -> Path:
+    config = ModelConfig(
+        name="tiny",
+        architecture="compact",
+        network={"width_factor": 0.25, "content_side": 64},
+        preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
+        scale=Scale(0.0, 5.0),
+        trained_on=TrainedOn("made-up", "quality", "paper", 3, (0.0, 2.5, 5.0)),
+    )
+    checkpoint.save(folder / "model", checkpoint.build(config), config, card="")
+    return folder / "model"
+
+
+def official(folder: Path) -> Path:
+    torch.save({"a.weight": torch.arange(6.0), "b": torch.ones(2, 2)}, folder / "official.pt")
+    return folder / "official.pt"
+
+
+def table(folder: Path) -> Path:
+    text = io.StringIO()
+    csv.writer(text).writerows([["image", "score"], *([f"{n}.png", n / 7] for n in range(9))])
+    (folder / "table.csv").write_text(text.getvalue())
+    return folder / "table.csv"
+
+
+def parquet(folder: Path) -> Path:
+    import pandas as pd
+
+    columns = {"image": [f"{n}.png" for n in range(9)], "score": [n / 7 for n in range(9)]}
+    pd.DataFrame(columns).to_parquet(folder / "table.parquet")
+    return folder / "table.parquet"
+
+
+def scores(folder: Path) -> Path:
+    (folder / "scores.csv").write_text("name,score\na.png,1.5\nb.png,2.5\nc.png,3.5\n")
+    return folder / "scores.csv"
+
+
+def grid(folder: Path) -> Path:
+    (folder / "grid.toml").write_text(
+        'title = "fuzz"\nseeds = [0, 1]\nresamples = 100\n\n'
+        f'[[data]]\ndata = "table.csv"\nroot = "{folder}"\nsplits = ["random-0..1"]\n\n'
+        '[[model]]\nkind = "train"\nname = "ours"\nmodel = "compact"\nsettings = ["epochs=1"]\n'
+    )
+    return folder / "grid.toml"
+
+
+HEADER = Header(encoder={"encoder": "made up"}, width=4, questions=(Question("q", "why?"),))
+
+
+def store(folder: Path) -> Path:
+    HEADER.write(folder / "store")
+    name = folder / "store" / "shards" / "one.safetensors"
+    hashes = [f"{number:064x}" for number in range(3)]
+    write_shard(name, torch.ones(3, 1, 4).half(), hashes, encoder=HEADER.fingerprint)
+    return folder / "store"
+
+
+def read_store(path: Path) -> object:
+    opened = FeatureStore.open(path)
+    return [opened.get([f"{n:064x}"]) for n in range(3) if opened.has(f"{n:064x}")]
+
+
+def journal(folder: Path) -> Path:
+    kept = Journal(folder / "scores.csv", model="m")
+    for number in range(3):
+        kept.append("0" * 64, dict.fromkeys(ROW_KEYS) | {"path": f"{number}.png", "score": 1.0})
+    kept.close()
+    return kept.path
+
+
+def read_journal(path: Path) -> object:
+    kept = Journal(path.with_suffix(""), model="m")
+    try:
+        return [kept.reusable(f"{n}.png", "0" * 64) for n in range(3) if kept.knows(f"{n}.png")]
+    finally:
+        kept.close()
+
+
+def inside(make: Callable[[Path], Path], *names: str) -> Callable[[Path], Path]:
+    return lambda folder: make(folder).joinpath(*names)
+
+
+TARGETS: dict[str, Target] = {
+    **{
+        name: Target(picture(name), read_image, share=3)
+        for name in ("png", "jpg", "webp", "avif", "bmp", "gif", "tiff")
+    },
+    "lzw.tiff": Target(picture("tif", compression="tiff_lzw"), read_image, share=2),
+    "config": Target(
+        inside(model_directory, checkpoint.CONFIG), lambda p: checkpoint.load(p.parent), share=3
+    ),
+    "weights": Target(
+        inside(model_directory, checkpoint.WEIGHTS), lambda p: checkpoint.load(p.parent)
+    ),
+    "official": Target(official, read_checkpoint, share=2),
+    "table": Target(table, lambda p: load_table(p, p.parent, TableColumns()), share=2),
+    "parquet": Target(parquet, lambda p: load_table(p, p.parent, TableColumns())),
+    "scores": Target(scores, read_scores, share=2),
+    "grid": Target(grid, read_grid, share=2),
+    "header": Target(inside(store, "encoder.json"), lambda p: read_header(p.parent), share=2),
+    "index": Target(inside(store, "shards", "one.json"), lambda p: read_store(p.parents[1])),
+    "shard": Target(inside(store, "shards", "one.safetensors"), lambda p: read_store(p.parents[1])),
+    "journal": Target(journal, read_journal, share=3),
+}
+
+
+def damaged(sound: bytes, rng: random.Random) -> bytes:
+    """Return the content changed in one of the ways that disks, networks and people do."""
+    data = bytearray(sound)
+    at, length = rng.randrange(len(data)), rng.choice((1, 2, 8, 64))
+    way = rng.randrange(8)
+    if way == 0:
+        for _ in range(rng.choice((1, 1, 5, 40))):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif way == 1:
+        del data[at:]
+    elif way == 2:
+        del data[at : at + length]
+    elif way == 3:
+        data[at : at + length] = bytes(len(data[at : at + length]))
+    elif way == 4:
+        data[at : at + length] = rng.randbytes(length)
+    elif way == 5:
+        data[at:at] = data[at : at + length] * rng.choice((1, 100))
+    elif way == 6:
+        data[at : at + length] = rng.choice(NUMBERS)
+    else:
+        other = rng.randrange(len(data))
+        data = data[:at] + data[other:]
+    return bytes(data)
+
+
+def in_values(sound: bytes, rng: random.Random) -> bytes:
+    """Return JSON with one value replaced, so that damage lies behind the parser."""
+    tree = json.loads(sound)
+    place, key = tree, None
+    while isinstance(place, dict | list) and place:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = rng.choice(keys)
+        if not isinstance(place[key], dict | list) or rng.random() < 0.3:
+            break
+        place = place[key]
+    if key is not None and isinstance(place, dict | list) and place:
+        place[key] = rng.choice((None, -1, 0, 1e300, 10**20, "x", [], {}, [[]], True, 0.5, ""))
+    return json.dumps(tree).encode()
+
+
+def attack(name: str, case: int, folder: Path, sound: bytes, path: Path) -> str | None:
+    """Read one damaged file; return the traceback of what should not have come out of it."""
+    rng = random.Random(f"{name} {case}")
+    text = path.suffix == ".json" and rng.random() < 0.5
+    path.write_bytes(in_values(sound, rng) if text else damaged(sound, rng))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            TARGETS[name].read(path)
+    except MAAGIQAError:
+        return None
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+def run(name: str, cases: range, folder: Path) -> list[str]:
+    """Attack one target; return what came out that should not have."""
+    path = TARGETS[name].make(folder)
+    sound = path.read_bytes()
+    TARGETS[name].read(path)  # what is not damaged is read
+    found = []
+    for case in cases:
+        path.write_bytes(sound)
+        if trace := attack(name, case, folder, sound, path):
+            found.append(f"{name} {case}\n{trace}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    end, tried, faults = time.monotonic() + 60 * options.minutes, 0, 0
+    start = options.seed * 1_000_000
+    while time.monotonic() < end:
+        for name in options.target or TARGETS:
+            with tempfile.TemporaryDirectory() as folder:
+                cases = range(start, start + 50)
+                found = run(name, cases, Path(folder))
+            tried, faults = tried + len(cases), faults + len(found)
+            print("\n".join(found), end="", flush=True)
+        start += 50
+    print(f"{tried} inputs, {faults} faults")
+    raise SystemExit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
