@@ -5,7 +5,7 @@
 Run it only when the network is meant to change, after the parity tests against the official
 outputs pass: the file guards what they have shown in clones that lack those outputs.
 Computed in float64, stored in float32; weights and inputs follow the rules in
-tests/official_network.py.
+tests/support/official_network.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from official_network import tiny_inputs, tiny_model
+from support.official_network import tiny_inputs, tiny_model
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "tiny_network.npz"
 

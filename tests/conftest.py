@@ -51,7 +51,7 @@ def datasets() -> Path:
 @pytest.fixture(scope="session")
 def tiny_compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny `compact` network with random weights."""
-    from command_line import save_model
+    from support.command_line import save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
 
@@ -75,7 +75,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def twelve(tmp_path: Path) -> list[Path]:
     """Twelve pictures of several sizes, those of one size not all in a row."""
-    from tiny_scorer import write_pictures
+    from support.tiny_scorer import write_pictures
 
     return write_pictures(tmp_path)
 
@@ -102,7 +102,7 @@ def pixels() -> Tensor:
     """Four pictures for it, (4, 3, 56, 56)."""
     import torch
 
-    from reference import images
+    from support.reference import images
 
     return torch.from_numpy(images(4, 56, seed=7))
 

@@ -17,7 +17,7 @@ from ma_agiqa.types import Scale
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 
 from ma_agiqa.models.paper.model import MAAGIQA
-from official_network import TINY, tiny_inputs, tiny_model
+from support.official_network import TINY, tiny_inputs, tiny_model
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.preprocess import prepare
 from ma_agiqa.types import Scale
-from official_network import TINY, stages_of, tiny_inputs, tiny_model
+from support.official_network import TINY, stages_of, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 

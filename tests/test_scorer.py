@@ -17,7 +17,7 @@ from ma_agiqa.config import TrainedOn
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.scorer import Scorer, load
-from tiny_scorer import (
+from support.tiny_scorer import (
     TINY_COMPACT,
     TOLERANCE,
     TinyNetwork,

@@ -16,7 +16,7 @@ from ma_agiqa import devices
 from ma_agiqa.errors import DataError, ImageError, ModelError, UsageError
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.scorer import load
-from tiny_scorer import (
+from support.tiny_scorer import (
     TOLERANCE,
     TinyNetwork,
     make_scorer,

@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import tiny_paper
 from conftest import REPOSITORY
 from ma_agiqa.cli import app
-from support import owl_checkpoint
+from support import owl_checkpoint, tiny_paper
 
 for _module in ("timm", "sentencepiece", "cv2"):
     pytest.importorskip(_module, reason="the paper's model needs the extra `paper`")

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tiny_paper
-from command_line import run, save_model
 from ma_agiqa.bench import models
 from ma_agiqa.bench.models import AblationSpec, ProbeSpec
 from ma_agiqa.data import datasets as registry
@@ -23,8 +21,9 @@ from ma_agiqa.evaluation.probe import probe
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.training.run import TrainRequest
-from support import bench_desk
+from support import bench_desk, tiny_paper
 from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
+from support.command_line import run, save_model
 
 A, B = DATA.format(name="a"), DATA.format(name="b")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import MAIN, rows_of, run
 from ma_agiqa.cli import progress
 from ma_agiqa.version import __version__
+from support.command_line import MAIN, rows_of, run
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(pictures: Path, tiny_compact: Path) -> None:

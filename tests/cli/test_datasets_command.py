@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run
 from conftest import REPOSITORY
 from ma_agiqa.data.datasets import DATASETS
+from support.command_line import run
 
 PAGE = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from command_line import rows_of, run, score
 from ma_agiqa.types import ROW_KEYS
+from support.command_line import rows_of, run, score
 
 
 def test_a_folder_gives_its_images_in_sorted_order_as_json_lines(

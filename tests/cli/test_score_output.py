@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from command_line import MAIN, rows_of, score
 from ma_agiqa.types import ROW_KEYS
+from support.command_line import MAIN, rows_of, score
 
 
 def test_top_gives_the_best_first_and_names_failures_on_stderr(

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import MAIN, rows_of, save_model, score
 from ma_agiqa.cli import journal, results
 from ma_agiqa.errors import OutputError
 from ma_agiqa.types import ROW_KEYS
+from support.command_line import MAIN, rows_of, save_model, score
 
 
 def interrupted(pictures: Path, tiny_compact: Path, out: Path) -> subprocess.Popen[bytes]:

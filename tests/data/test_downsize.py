@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import run
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.datasets import DATASETS, load_known
@@ -18,6 +17,7 @@ from ma_agiqa.data.downsize import RECORD, Reduction, downsize, read_reduction, 
 from ma_agiqa.data.verify import verify
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.images import read_image
+from support.command_line import run
 
 SIZES = {"00001.jpg": (90, 60), "00002.jpg": (60, 120), "00003.jpg": (30, 20)}
 

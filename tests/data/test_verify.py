@@ -14,11 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from small_datasets import ROWS, small_agiqa_3k, small_live_itw, small_spaq, write_csv
 
-from command_line import run
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data.datasets import DATASETS, Dataset
 from ma_agiqa.data.verify import VerifyReport, download, verify
 from ma_agiqa.errors import DataError, UsageError
+from support.command_line import run
 
 
 @pytest.fixture

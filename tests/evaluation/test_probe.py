@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import run
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns
@@ -21,6 +20,7 @@ from ma_agiqa.evaluation.probe import ALPHAS, features_of, fit_probe, probe
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL
+from support.command_line import run
 
 IMAGES, WIDTH = 60, 16
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import run
 from ma_agiqa.bench import pyiqa_metrics as peers
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
@@ -21,6 +20,7 @@ from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelErr
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.report import evaluate_scores, read_scores, write_scores
 from support import bench_desk
+from support.command_line import run
 
 
 @pytest.fixture

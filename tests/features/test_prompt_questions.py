@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_semantic_scoring import save_model
 
-from command_line import run
 from ma_agiqa.data.datasets import load
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, ImageError, UsageError
@@ -22,7 +22,7 @@ from ma_agiqa.lmm.encoder import (
     open_encoder,
 )
 from support import owl_checkpoint
-from test_semantic_scoring import save_model
+from support.command_line import run
 
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")
 

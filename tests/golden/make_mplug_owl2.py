@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reference import images
 from support import tiny_owl
+from support.reference import images
 
 GOLDEN = Path(__file__).with_name("mplug_owl2_tiny.npz")
 PROMPTS = [[1, 36, 144, 8, -200, 151, 255], [1, 130, 217, 95, 169, 142, -200, 160, 183]]

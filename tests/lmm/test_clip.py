@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import run
 from ma_agiqa.errors import UsageError
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import Question, open_encoder
 from ma_agiqa.types import RGB
+from support.command_line import run
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")
 

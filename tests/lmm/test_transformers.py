@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from command_line import run
 from ma_agiqa.errors import ImageError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.features.source import hash_files, key_of
 from ma_agiqa.features.store import FeatureStore
@@ -28,6 +27,7 @@ from ma_agiqa.lmm.transformers import (
     read_processor,
 )
 from ma_agiqa.types import RGB
+from support.command_line import run
 from support.lmm_pictures import pictures
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'lmm'")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
 from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
-from reference import weight
+from support.reference import weight
 
 TEXT = """USER: Evaluate if the image quality is compromised. ASSISTANT: The image is coherent.
 The input image lacks meaningful semantic content, and its quality is a question of coherence.

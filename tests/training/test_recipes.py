@@ -52,7 +52,7 @@ def test_adam_decays_everything_and_adamw_only_matrices_and_kernels() -> None:
 
 def test_depth_decay_lowers_the_rate_towards_the_input() -> None:
     pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
-    from official_network import tiny_model
+    from support.official_network import tiny_model
 
     model = tiny_model()
     optimiser = build_optimiser(Learner(model, None), Recipe(depth_decay=0.5))
@@ -76,7 +76,7 @@ def test_only_compact_has_its_weights_in_a_package() -> None:
 
 def test_backbone_weights_come_from_a_file_or_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
-    from official_network import tiny_model
+    from support.official_network import tiny_model
 
     model, other = tiny_model(), tiny_model()
     vit = {k: v + 1 for k, v in model.visual.backbone.vit.state_dict().items()}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-import scored_pictures
 from ma_agiqa.errors import DataError, ModelError, OutputError, UsageError
 from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
+from support import scored_pictures
 
 TINY = Recipe(epochs=2, batch_size=4, crop=32, distorted=2, ranking=0.5)
 

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-import scored_pictures
-import tiny_paper
 from ma_agiqa.errors import UsageError
 from ma_agiqa.training.loop import Distributed
 from ma_agiqa.training.recipe import RECIPES, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
+from support import scored_pictures, tiny_paper
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")

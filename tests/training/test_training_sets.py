@@ -13,7 +13,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import scored_pictures
 from ma_agiqa.cli import app
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
@@ -21,6 +20,7 @@ from ma_agiqa.models import checkpoint
 from ma_agiqa.training.data import ScaleMaps, Source, between, fitted, standardised
 from ma_agiqa.training.recipe import RECIPES, Recipe
 from ma_agiqa.training.run import Silence, TrainRequest, train
+from support import scored_pictures
 
 NETWORK = ("width_factor=0.25", "content_side=64")
 

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import scored_pictures
-import tiny_paper
-from command_line import save_model
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
@@ -27,6 +24,8 @@ from ma_agiqa.training.network import find_start
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
 from ma_agiqa.types import Scale
+from support import scored_pictures, tiny_paper
+from support.command_line import save_model
 
 # Too small a step to change a weight, and no average: what comes out is what went in.
 STANDSTILL = Recipe(epochs=1, batch_size=8, crop=32, learning_rate=1e-30, weight_decay=0, ema=0)

@@ -18,8 +18,8 @@ from ma_agiqa.errors import UsageError
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
 from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
 from ma_agiqa.lmm.mplug_owl2.model import sincos_grid, sincos_table, spans_of
-from reference import weight
 from support import tiny_owl
+from support.reference import weight
 
 sys.path.insert(0, str(REPOSITORY / "tests/golden"))
 import make_mplug_owl2 as golden

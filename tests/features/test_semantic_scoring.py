@@ -10,15 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny_paper
-from command_line import run
 from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.errors import FeatureError, ImageError, ModelError, OutputError, UsageError
 from ma_agiqa.lmm.encoder import OFFICIAL, Question, open_encoder, to_record
 from ma_agiqa.models import checkpoint
 from ma_agiqa.scorer import Scorer, load
 from ma_agiqa.types import Scale
-from support import owl_checkpoint
+from support import owl_checkpoint, tiny_paper
+from support.command_line import run
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "probe.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "probe.py"
 
 
 @pytest.fixture(scope="module")

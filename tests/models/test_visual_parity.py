@@ -20,13 +20,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import official_network
-import reference
 from ma_agiqa.cli.models import convert as convert_command
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import convert, official_name
 from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.models.prediction import Prediction
+from support import official_network, reference
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytestmark = pytest.mark.timeout(1200)  # the full network in float64, on a machine that is busy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "train.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "train.py"
 
 
 def test_the_report_of_the_tiny_network_adds_up(tmp_path: Path) -> None:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-import tiny_paper
-from command_line import run
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import OFFICIAL, to_record
 from ma_agiqa.models import checkpoint
 from ma_agiqa.scorer import load
 from ma_agiqa.training.network import with_arguments
-from support import owl_checkpoint
+from support import owl_checkpoint, tiny_paper
+from support.command_line import run
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 pytest.importorskip("sentencepiece", reason="the LMM's tokenizer needs the extra `paper`")

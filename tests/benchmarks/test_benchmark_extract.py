@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "extract.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "extract.py"
 
 
 @pytest.fixture(scope="module")

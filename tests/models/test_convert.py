@@ -27,7 +27,7 @@ from ma_agiqa.models.paper.convert import (
 )
 from ma_agiqa.models.paper.model import MAAGIQA
 from ma_agiqa.types import Scale
-from official_network import TINY, tiny_inputs, tiny_model
+from support.official_network import TINY, tiny_inputs, tiny_model
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
 

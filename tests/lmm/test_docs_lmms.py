@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import tiny_paper
-from command_line import run
 from conftest import REPOSITORY
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import quote_prompts, read_questions
+from support import tiny_paper
+from support.command_line import run
 
 for _module in ("transformers", "timm", "cv2"):
     pytest.importorskip(_module, reason="needs the extras 'lmm' and 'paper'")

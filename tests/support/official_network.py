@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import reference
 from ma_agiqa.models.mixture import Mixture
 from ma_agiqa.models.paper.convert import official_name
 from ma_agiqa.models.paper.model import MAAGIQA
+from support import reference
 
 WEIGHT_SEED, INPUT_SEED = 0, 7
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import run
 from conftest import REPOSITORY
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore
+from support.command_line import run
 
 pytest.importorskip("sentencepiece", reason="needs the extra 'paper'")
 sys.path.insert(0, str(REPOSITORY / "scripts"))

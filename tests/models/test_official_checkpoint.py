@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import official_network
 from ma_agiqa.cli import app
 from ma_agiqa.images import read_image
 from ma_agiqa.models.checkpoint import load
 from ma_agiqa.models.preprocess import prepare
+from support import official_network
 
 for _module in ("timm", "cv2"):
     pytest.importorskip(_module, reason="the paper's model needs the extra `paper`")
