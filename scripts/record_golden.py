@@ -15,20 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from support.official_network import tiny_inputs, tiny_model
+from support.official_network import stages_of, tiny_inputs, tiny_model
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "tiny_network.npz"
 
 
 def main() -> None:
     images, semantics = tiny_inputs()
-    stages: dict[str, torch.Tensor] = {}
-    with torch.inference_mode():
-        prediction = tiny_model().double()(images.double(), semantics.double(), stages)
+    network = tiny_model().double()
+    with torch.inference_mode(), stages_of(network) as stages:
+        prediction = network(images.double(), semantics.double())
     named = {f"prediction.{k}": v for k, v in prediction._asdict().items() if v is not None}
-    arrays = {**stages, **named}
+    arrays = {k: v.detach().float().numpy() for k, v in {**stages, **named}.items()}
     GOLDEN.parent.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN, **{k: v.float().numpy() for k, v in arrays.items()})
+    np.savez_compressed(GOLDEN, **arrays)
     print(f"{GOLDEN}: {len(arrays)} arrays, {GOLDEN.stat().st_size} bytes")
 
 
