@@ -20,6 +20,7 @@ from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.probe import probe
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.files import lock_folder
 from ma_agiqa.training.run import TrainRequest
 from support import bench_desk, tiny_paper
 from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
@@ -317,3 +318,18 @@ network = {json.dumps([*row.network, "gate=none"])}
     assert list(config["questions"]) == ["coherence"]
     assert config["network"]["gate"] == "none"
     assert cell["judgements"][0]["report"]["n"] == 10
+
+
+def test_a_file_of_somebody_else_is_not_written_over(desk: Path) -> None:
+    (desk / "out").mkdir()
+    (desk / "out/results.json").write_text('{"mine": 1}')
+    done = benchmark(desk, HEAD, A, PROBE, status=2)
+    assert "was not written by a benchmark" in done.stderr
+    assert (desk / "out/results.json").read_text() == '{"mine": 1}'
+
+
+def test_two_benchmarks_on_one_folder_are_not_run(desk: Path) -> None:
+    with lock_folder(desk / "out"):
+        done = benchmark(desk, HEAD, A, PROBE, status=2)
+    assert "another run is writing this" in done.stderr
+    assert not (desk / "out/cells").exists()

@@ -188,3 +188,8 @@ def test_a_file_without_scores_for_a_tested_image_is_refused_with_the_count(desk
     (desk / "peer.csv").write_text("\n".join(lines[:1] + lines[51:]))  # those of b only
     with pytest.raises(DataError, match=r"has no score for 1[0-9] of 1[0-9] images of a"):
         jobs_of(desk, A, PEER)
+
+
+def test_a_range_of_millions_of_splits_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than 1000 splits"):
+        expand_splits(["random-0..99999999"])

@@ -535,8 +535,15 @@ def evaluation(data: LoadedDataset, report: EvaluationReport, *caveats: str) -> 
     return Evaluation(data.name, report.split, report.to_dict(), report.names, report.pred)
 
 
+MOST_SPLITS = 1000
+
+
 def expand_splits(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the splits that names, `ipce` and ranges such as `prompt-0..4` stand for."""
+    """Return the splits that names, `ipce` and ranges such as `prompt-0..4` stand for.
+
+    Raises:
+        UsageError: a range of more than `MOST_SPLITS`.
+    """
     names: list[str] = []
     for text in texts:
         match = re.fullmatch(r"(\w+)-(\d+)\.\.(\d+)", "ipce-01..10" if text == "ipce" else text)
@@ -545,6 +552,8 @@ def expand_splits(texts: Iterable[str]) -> tuple[str, ...]:
             continue
         kind, first, last = match.groups()
         numbers = range(int(first), int(last) + 1)
+        if int(last) - int(first) >= MOST_SPLITS:
+            raise UsageError(f"{text} stands for more than {MOST_SPLITS} splits")
         names += [f"{kind}-{number:0{len(first)}d}" for number in numbers]
     return tuple(names)
 

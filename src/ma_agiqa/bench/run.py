@@ -131,6 +131,7 @@ def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver)
         OutputError: results cannot be written.
     """
     devices.resolve(device)
+    _require_own(out / "results.json")
     datasets, jobs = prepare(grid)
     bench = Bench(out=out, resamples=grid.resamples, device=device, observer=observer)
     results = []
@@ -145,6 +146,20 @@ def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver)
                 observer.failed(job.title, result.error)
             results.append(result)
     return Outcome(grid, datasets, results)
+
+
+def _require_own(results: Path) -> None:
+    """Refuse to write over a file that no benchmark has written."""
+    try:
+        data = json.loads(results.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError):
+        data = None
+    if not (isinstance(data, dict) and {"cells", "summary"} <= data.keys()):
+        raise OutputError(
+            "is there and was not written by a benchmark", path=results, remedy="give another --out"
+        )
 
 
 def _run(job: Job, bench: Bench) -> Result:

@@ -118,7 +118,7 @@ def get(name: str) -> Dataset:
     if name not in DATASETS:
         raise UsageError(
             f"unknown data set {name!r}{did_you_mean(name, DATASETS, 'known are')}",
-            remedy="or give the path of a CSV, Parquet or Excel table",
+            remedy="a table of one's own has no entry here: `train` and `evaluate` take its path",
         )
     return DATASETS[name]
 
