@@ -220,6 +220,12 @@ def test_a_run_is_not_resumed_with_other_data(table: Path, tmp_path: Path) -> No
     train(request(copied, tmp_path / "run", resume=True), observer=Watcher())
 
 
+@pytest.mark.parametrize("seed", [-1, 10**20])
+def test_a_seed_out_of_range_is_refused(table: Path, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(UsageError, match="a seed lies in"):
+        request(table, tmp_path, seed=seed)
+
+
 def test_one_folder_takes_one_training_at_a_time(table: Path, tmp_path: Path) -> None:
     with lock_folder(tmp_path / "run"), pytest.raises(OutputError, match="another run"):
         train(request(table, tmp_path / "run"), observer=Watcher())

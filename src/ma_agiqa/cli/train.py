@@ -33,7 +33,7 @@ SplitName = Annotated[
         "selects.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights, order and crops.")]
+Seed = Annotated[int, typer.Option(help="Of weights, order and crops.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change one recipe value: key=value.")
 ]

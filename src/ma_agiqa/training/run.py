@@ -75,6 +75,10 @@ class TrainRequest:
     also: tuple[Source, ...] = ()
     columns: TableColumns = field(default_factory=TableColumns)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"a seed lies in 0 to 2^63 - 1, got {self.seed}")
+
 
 class Observer(Protocol):
     """Gets news of a run; the command line draws a progress bar from it."""
