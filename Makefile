@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint docs format clean
+.PHONY: demo test check lint docs format clean
 
 demo: $(VENV)/.base
 	$(BIN)/ma-agiqa score examples/pictures
 
 test: $(VENV)/.dev lint docs
 	$(BIN)/python -m pytest
+
+# The loop of a working day: lint, types and what is quick to test.
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

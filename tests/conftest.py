@@ -23,6 +23,24 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MA_AGIQA_SHARED", REPOSITORY.parent / "shared"))
 
 
+SLOW = {
+    *("bench", "benchmarks", "cli", "training"),
+    *("test_damage_lowers_scores", "test_devices", "test_docs_lmms", "test_fuzz"),
+    *("test_handcrafted", "test_model", "test_official_checkpoint"),
+    *("test_other_sizes_keep_the_ranking", "test_probe", "test_processes", "test_readme"),
+    *("test_sample_pictures", "test_semantic_scoring", "test_shipped_compact", "test_store"),
+    *("test_transformers", "test_verify", "test_visual_parity", "test_walkthrough"),
+    *("test_walkthrough_benchmark", "test_weights"),
+}
+"""Folders and files whose tests take most of the time: `make check` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW & {item.path.stem, item.path.parent.name}:
+            item.add_marker(pytest.mark.slow)
+
+
 def _shared(part: str) -> Path:
     folder = SHARED / part
     if not folder.is_dir():
