@@ -26,7 +26,7 @@ def models() -> None:
 def _where(directory: Path | None) -> str:
     """Say whether a model's weights lie in this installation."""
     if directory is None:
-        return "no, to be fetched"
+        return "no"
     whole = all((directory / file).is_file() for file in ("config.json", "model.safetensors"))
     return str(directory) if whole else "missing from this installation"
 
