@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from ma_agiqa.data.datasets import Dataset, load_known
 from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, ImageError, UsageError, first_line
-from ma_agiqa.images import is_image_path, read_image
+from ma_agiqa.images import decode, is_image_path, read_bytes
 from ma_agiqa.provenance import available_cores
 from ma_agiqa.text import join_some
 from ma_agiqa.types import RGB
@@ -146,18 +145,24 @@ def verify(
     present = [path for path in samples.path if path.is_file()]
     size_problem = _size_check(info, root)
 
-    def check(path: Path) -> Problem | None:
+    def check(path: Path) -> tuple[Problem | None, str | None]:
+        digest = None
         try:
-            reason = size_problem(path, read_image(path))
+            data = read_bytes(path)
+            digest = hashlib.sha256(data).hexdigest()
+            reason = size_problem(path, decode(data, name=str(path)))
         except ImageError as error:
             reason = error.reason
         finally:
             if on_image is not None:
                 on_image()
-        return None if reason is None else Problem(str(path), reason, DOWNLOAD_AGAIN)
+        problem = None if reason is None else Problem(str(path), reason, DOWNLOAD_AGAIN)
+        return problem, digest
 
     with ThreadPoolExecutor(workers or available_cores()) as pool:  # decoders free the GIL
-        damaged = [problem for problem in pool.map(check, present) if problem is not None]
+        checked = list(pool.map(check, present))
+    damaged = [problem for problem, _ in checked if problem is not None]
+    digests = {path: digest for path, (_, digest) in zip(present, checked, strict=True)}
     extra = _extra(samples)
     known = {Path(name).name for name in info.checksums}
     return VerifyReport(
@@ -169,7 +174,7 @@ def verify(
         size=sum(path.stat().st_size for path in present),
         extra=len(extra),
         unchecked=tuple(path.name for path in samples.files if path.name not in known),
-        caveats=(*samples.caveats, *_copies(samples)),
+        caveats=(*samples.caveats, *_copies(samples, digests)),
         problems=(
             *_annotation_problems(info, samples),
             *_missing(info, samples, root),
@@ -179,12 +184,12 @@ def verify(
     )
 
 
-def _copies(samples: Samples) -> Iterator[str]:
+def _copies(samples: Samples, digests: Mapping[Path, str | None]) -> Iterator[str]:
     """Say which records have the same image, byte by byte: a split may part them."""
     named: dict[str, list[str]] = {}
     for name, path in zip(samples.name, samples.path, strict=True):
-        with suppress(OSError):
-            named.setdefault(_checksum(path), []).append(name)
+        if (digest := digests.get(path)) is not None:
+            named.setdefault(digest, []).append(name)
     copies = [" = ".join(names) for names in named.values() if len(names) > 1]
     if copies:
         count = sum(len(names) - 1 for names in named.values())

@@ -110,11 +110,12 @@ class Run:
         Raises:
             UsageError: other images, scores or splits than those of the run that is resumed.
         """
+        if not (self._first or self.request.resume):
+            return  # another process notes it, and reads every file for that
         path, content = self.folder / "run.json", {one.name: one.content() for one in sets}
         if not self.request.resume:
-            if self._first:
-                settings = {**self._settings(), CONTENT: content}
-                write_atomically(path, json.dumps(settings, indent=2) + "\n")
+            settings = {**self._settings(), CONTENT: content}
+            write_atomically(path, json.dumps(settings, indent=2) + "\n")
             return
         written = _read(path).get(CONTENT)
         if written is None:  # of a version that did not note it
