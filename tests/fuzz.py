@@ -28,7 +28,6 @@ from PIL import Image
 
 from ma_agiqa.bench.grid import read_grid
 from ma_agiqa.cli.journal import Journal
-from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.data.samples import TableColumns, load_table
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.evaluation.report import read_scores
@@ -37,7 +36,8 @@ from ma_agiqa.images import read_image
 from ma_agiqa.lmm.encoder import Question
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import read_checkpoint
-from ma_agiqa.types import ROW_KEYS, Scale
+from ma_agiqa.types import ROW_KEYS
+from support.command_line import save_model
 
 NUMBERS = (b"NaN", b"-1", b"1e999", b"0", b"99999999999999999999", b"null", b"[]", b"{}", b'"x"')
 
@@ -66,16 +66,7 @@ def picture(kind: str, **options: object) -> Callable[[Path], Path]:
 
 
 def model_directory(folder: Path) -> Path:
-    config = ModelConfig(
-        name="tiny",
-        architecture="compact",
-        network={"width_factor": 0.25, "content_side": 64},
-        preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
-        scale=Scale(0.0, 5.0),
-        trained_on=TrainedOn("made-up", "quality", "paper", 3, (0.0, 2.5, 5.0)),
-    )
-    checkpoint.save(folder / "model", checkpoint.build(config), config, card="")
-    return folder / "model"
+    return save_model(folder / "model", seed=0)
 
 
 def official(folder: Path) -> Path:

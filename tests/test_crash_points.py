@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from ma_agiqa.cli.results import Printer, Results
-from ma_agiqa.config import ModelConfig, Preprocess
 from ma_agiqa.features.store import FeatureStore, Header, ShardWriter
 from ma_agiqa.files import write_atomically
 from ma_agiqa.lmm.encoder import Question
 from ma_agiqa.models import checkpoint
-from ma_agiqa.types import ROW_KEYS, Row, Scale
+from ma_agiqa.types import ROW_KEYS, Row
+from support.command_line import save_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
 
@@ -124,28 +124,12 @@ def test_a_model_directory_is_the_old_or_the_new_one(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SAVE_SECONDS", -1.0)  # what a kill left is removed at once
     directory = tmp_path / "model"
-    config = ModelConfig(
-        name="tiny",
-        architecture="compact",
-        network={"width_factor": 0.25, "content_side": 64},
-        preprocess=Preprocess(kind="native", min_side=32, max_pixels=65536),
-        scale=Scale(0.0, 5.0),
-    )
-    old, new = checkpoint.build(config), checkpoint.build(config)
-
-    def is_one_of_both() -> bool:
-        found = checkpoint.load(directory)[0].state_dict()
-        return any(
-            all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
-            for model in (old, new)
-        )
-
-    for _ in kills(
-        lambda: checkpoint.save(directory, new, config, card="new"),
-        lambda: checkpoint.save(directory, old, config, card="old"),
-    ):
-        assert is_one_of_both()
-        checkpoint.save(directory, new, config, card="new")
+    either = {checkpoint.fingerprint(save_model(directory, seed=seed)) for seed in (0, 1)}
+    assert len(either) == 2
+    for _ in kills(lambda: save_model(directory, seed=1), lambda: save_model(directory, seed=0)):
+        assert checkpoint.fingerprint(directory) in either
+        checkpoint.load(directory)
+        save_model(directory, seed=1)
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

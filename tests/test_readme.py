@@ -6,11 +6,9 @@ training commands run on 60 images of AGIQA-3K with a recipe made short, else un
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
+from support.agiqa_part import copy_part
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SHORT = ["--set", "epochs=1", "--set", "crop=64", "--set", "distorted=0"]
@@ -97,14 +96,7 @@ def test_the_python_lines_run() -> None:
 
 
 def test_training_commands_run(agiqa_3k: Path, tmp_path: Path) -> None:
-    (tmp_path / "AGIQA-3K/images").mkdir(parents=True)
-    with (agiqa_3k / "data.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    chosen = [rows[0], *rows[1::50]]
-    with (tmp_path / "AGIQA-3K/data.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(chosen)
-    for row in chosen[1:]:
-        shutil.copy(agiqa_3k / "images" / row[0], tmp_path / "AGIQA-3K/images")
+    copy_part(agiqa_3k, tmp_path / "AGIQA-3K", every=50)
     verify, train, evaluate = OTHERS
     incomplete = run(verify, tmp_path)
     assert incomplete.returncode == 1, "60 of 2,982 images are no whole copy"

@@ -6,7 +6,6 @@ and the training are made small; else the commands are those of the page.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from conftest import REPOSITORY
 from ma_agiqa.cli import app
 from support import owl_checkpoint, tiny_paper
+from support.agiqa_part import copy_part
 
 for _module in ("timm", "sentencepiece", "cv2"):
     pytest.importorskip(_module, reason="the paper's model needs the extra `paper`")
@@ -44,15 +44,8 @@ def commands() -> list[list[str]]:
 def desk(agiqa_3k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of a reader; the tiny LMM lies at the published name."""
     owl_checkpoint.write(tmp_path / PUBLISHED)
-    (tmp_path / "AGIQA-3K/images").mkdir(parents=True)
     (tmp_path / "my-images").mkdir()
-    with (agiqa_3k / "data.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    chosen = [rows[0], *rows[1::50]]
-    with (tmp_path / "AGIQA-3K/data.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(chosen)
-    for row in chosen[1:]:
-        shutil.copy(agiqa_3k / "images" / row[0], tmp_path / "AGIQA-3K/images")
+    rows = copy_part(agiqa_3k, tmp_path / "AGIQA-3K", every=50)
     for row, name in zip(rows[2:100:49], "ab", strict=True):
         shutil.copy(agiqa_3k / "images" / row[0], tmp_path / f"my-images/{name}.jpg")
     monkeypatch.chdir(tmp_path)

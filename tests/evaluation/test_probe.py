@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from ma_agiqa.evaluation.probe import ALPHAS, features_of, fit_probe, probe
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import OFFICIAL
+from support.agiqa_part import copy_part
 from support.command_line import run
 
 IMAGES, WIDTH = 60, 16
@@ -207,14 +207,7 @@ def test_handcrafted_vectors_of_real_images_are_extracted_and_probed(
     agiqa_3k: Path, tmp_path: Path
 ) -> None:
     root, store = tmp_path / "AGIQA-3K", tmp_path / "store"
-    (root / "images").mkdir(parents=True)
-    with (agiqa_3k / "data.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    chosen = [rows[0], *rows[1::40]]
-    with (root / "data.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(chosen)
-    for row in chosen[1:]:
-        shutil.copy(agiqa_3k / "images" / row[0], root / "images")
+    copy_part(agiqa_3k, root, every=40)
     data = ["--data", "agiqa-3k", "--root", root, "--store", store]
     done = run("extract", "--lmm", "handcrafted", *data)
     assert done.exit_code == 0, done.stderr

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ for _module in ("transformers", "timm", "cv2"):
     pytest.importorskip(_module, reason="needs the extras 'lmm' and 'paper'")
 
 from support import tiny_lmms  # noqa: E402
+from support.agiqa_part import copy_part  # noqa: E402
 
 PAGE = (REPOSITORY / "docs/lmms.md").read_text(encoding="utf-8")
 SHORT = ["--backbone", "random", "--set", "epochs=1", "--set", "batch_size=8", "--device", "cpu"]
@@ -34,14 +33,7 @@ def blocks(language: str) -> list[str]:
 def desk(agiqa_3k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of a reader, with sixty images of AGIQA-3K."""
     tiny_lmms.write("qwen3_vl", tmp_path / "Qwen/Qwen3-VL-2B-Instruct")
-    (tmp_path / "AGIQA-3K/images").mkdir(parents=True)
-    with (agiqa_3k / "data.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    chosen = [rows[0], *rows[1::50]]
-    with (tmp_path / "AGIQA-3K/data.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(chosen)
-    for row in chosen[1:]:
-        shutil.copy(agiqa_3k / "images" / row[0], tmp_path / "AGIQA-3K/images")
+    copy_part(agiqa_3k, tmp_path / "AGIQA-3K", every=50)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from ma_agiqa.models import checkpoint
 from ma_agiqa.scorer import load
 from ma_agiqa.training.network import with_arguments
 from support import owl_checkpoint, tiny_paper
+from support.agiqa_part import copy_part
 from support.command_line import run
 
 pytest.importorskip("timm", reason="the paper's network needs the extra `paper`")
@@ -27,14 +26,7 @@ pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
 def desk(agiqa_3k: Path, lmm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty images of AGIQA-3K and a store of their vectors."""
     folder = tmp_path_factory.mktemp("desk")
-    (folder / "AGIQA-3K/images").mkdir(parents=True)
-    with (agiqa_3k / "data.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    chosen = [rows[0], *rows[1::50]]
-    with (folder / "AGIQA-3K/data.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(chosen)
-    for row in chosen[1:]:
-        shutil.copy(agiqa_3k / "images" / row[0], folder / "AGIQA-3K/images")
+    copy_part(agiqa_3k, folder / "AGIQA-3K", every=50)
     done = run("extract", "--data", "agiqa-3k", "--root", folder / "AGIQA-3K", "--lmm", lmm,
                "--store", folder / "store")  # fmt: skip
     assert done.exit_code == 0, done.stderr
