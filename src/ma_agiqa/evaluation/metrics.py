@@ -234,7 +234,8 @@ def logistic(
     pred: NDArray[np.float64], high: float, low: float, centre: float, width: float
 ) -> NDArray[np.float64]:
     """Return the curve at `pred`, any shape; the sign of `width` does not matter."""
-    return low + (high - low) * expit((pred - centre) / max(abs(width), np.finfo(float).tiny))
+    rising: NDArray[np.float64] = expit((pred - centre) / max(abs(width), np.finfo(float).tiny))
+    return low + (high - low) * rising
 
 
 def logistic_fit(mos: ArrayLike, pred: ArrayLike, *, near: Fit | None = None) -> Fit:
@@ -300,7 +301,8 @@ def _line(mos: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.flo
     """Return the least-squares straight line at `pred`, which must vary; shape (n,)."""
     offset = pred - pred.mean()
     slope = (offset @ (mos - mos.mean())) / (offset @ offset)
-    return mos.mean() + slope * offset
+    line: NDArray[np.float64] = mos.mean() + slope * offset
+    return line
 
 
 def _error(mos: NDArray[np.float64], fitted: NDArray[np.float64] | np.float64) -> float:

@@ -501,7 +501,8 @@ def load_model(
     _require_complete(report, directory)
     model.requires_grad_(False)
     model.eval()
-    return model if load_in is not None else model.to(device)
+    loaded: nn.Module = model if load_in is not None else model.to(device)
+    return loaded
 
 
 def _bitsandbytes(bits: int, *, dtype: torch.dtype) -> Any:

@@ -82,7 +82,8 @@ def enlarge(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
 def banding(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
     """Reduce to few levels per channel: 24 down to 4."""
     levels = 24 * (4 / 24) ** severity
-    return (image * levels).round() / levels
+    banded: Tensor = (image * levels).round() / levels
+    return banded
 
 
 def sharpen(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:

@@ -154,7 +154,8 @@ class VisionEmbeddings(nn.Module):
         patches_BNC = self.patch_embed(pixel_values).flatten(2).transpose(1, 2)
         class_BNC = self.cls_token.expand(len(patches_BNC), -1, -1)
         tokens_BNC = torch.cat([class_BNC, patches_BNC], dim=1) + self.position_embedding
-        return self.pre_layernorm(tokens_BNC)
+        normed_BNC: Tensor = self.pre_layernorm(tokens_BNC)
+        return normed_BNC
 
 
 class VisionAttention(nn.Module):
@@ -171,7 +172,8 @@ class VisionAttention(nn.Module):
         fused = self.query_key_value(x_BNC).unflatten(2, (self.heads, 3, -1))
         query, key, value = fused.permute(3, 0, 2, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.dense(mixed.transpose(1, 2).flatten(2))
+        projected_BNC: Tensor = self.dense(mixed.transpose(1, 2).flatten(2))
+        return projected_BNC
 
 
 class VisionFeedForward(nn.Module):
@@ -185,7 +187,8 @@ class VisionFeedForward(nn.Module):
     def forward(self, x_BNC: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         hidden = self.fc1(x_BNC)
-        return self.fc2((1.702 * hidden).sigmoid_().mul_(hidden))
+        out_BNC: Tensor = self.fc2((1.702 * hidden).sigmoid_().mul_(hidden))
+        return out_BNC
 
 
 class VisionLayer(nn.Module):
@@ -219,7 +222,8 @@ class VisionModel(nn.Module):
         x_BNC = self.embeddings(pixel_values)
         for layer in self.encoder.layers:
             x_BNC = layer(x_BNC)
-        return self.post_layernorm(x_BNC)
+        normed_BNC: Tensor = self.post_layernorm(x_BNC)
+        return normed_BNC
 
     def forward_intermediates(self, pixel_values: Tensor) -> list[Tensor]:
         """Return the embeddings, every layer's output and the normalised output."""
@@ -271,7 +275,8 @@ class AbstractorAttention(nn.Module):
         self.register_buffer("k_pos_embed", sincos_grid(grid, width))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return heads
 
     def forward(self, h_BQC: Tensor, vision_BNC: Tensor) -> Tensor:
         """Both inputs normalised; (B, Q, C), (B, N, C) -> (B, Q, C)."""
@@ -297,7 +302,8 @@ class AbstractorFeedForward(nn.Module):
 
     def forward(self, x_BQC: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        return self.w2(self.ffn_ln(F.silu(self.w1(x_BQC)).mul_(self.w3(x_BQC))))
+        out_BQC: Tensor = self.w2(self.ffn_ln(F.silu(self.w1(x_BQC)).mul_(self.w3(x_BQC))))
+        return out_BQC
 
 
 class AbstractorOutput(nn.Module):
@@ -313,7 +319,8 @@ class AbstractorOutput(nn.Module):
     def forward(self, h_BQC: Tensor, mixed_BQC: Tensor) -> Tensor:
         """(B, Q, C), (B, Q, C) -> (B, Q, C)."""
         y_BQC = h_BQC + self.out_proj(mixed_BQC)
-        return y_BQC + self.mlp(self.norm2(y_BQC))
+        out_BQC: Tensor = y_BQC + self.mlp(self.norm2(y_BQC))
+        return out_BQC
 
 
 class AbstractorCrossAttention(nn.Module):
@@ -330,7 +337,8 @@ class AbstractorCrossAttention(nn.Module):
     def forward(self, queries_BQC: Tensor, vision_BNC: Tensor) -> Tensor:
         """(B, Q, C), (B, N, C) -> (B, Q, C)."""
         h_BQC = self.norm1(queries_BQC)
-        return self.output(h_BQC, self.attention(h_BQC, self.normk(vision_BNC)))
+        out_BQC: Tensor = self.output(h_BQC, self.attention(h_BQC, self.normk(vision_BNC)))
+        return out_BQC
 
 
 class AbstractorLayer(nn.Module):
@@ -342,7 +350,8 @@ class AbstractorLayer(nn.Module):
 
     def forward(self, queries_BQC: Tensor, vision_BNC: Tensor) -> Tensor:
         """(B, Q, C), (B, N, C) -> (B, Q, C)."""
-        return self.crossattention(queries_BQC, vision_BNC)
+        attended_BQC: Tensor = self.crossattention(queries_BQC, vision_BNC)
+        return attended_BQC
 
 
 class VisualAbstractor(nn.Module):
@@ -429,7 +438,7 @@ class RotaryEmbedding(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         exact = self.inv_freq
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.inv_freq.dtype != exact.dtype:  # half precision would bend late positions
             self.inv_freq = exact.to(self.inv_freq.device)
         return self
@@ -498,7 +507,8 @@ class LanguageAttention(nn.Module):
         self.rotary_emb = RotaryEmbedding(head_width=config.head_width, theta=config.rope_theta)
 
     def _heads(self, x_LND: Tensor) -> Tensor:
-        return x_LND.unflatten(2, (-1, self.head_width))
+        heads_LNHd: Tensor = x_LND.unflatten(2, (-1, self.head_width))
+        return heads_LNHd
 
     def forward(
         self,
@@ -546,7 +556,8 @@ class LanguageFeedForward(nn.Module):
     def forward(self, x_LND: Tensor) -> Tensor:
         """(L, N, D) -> (L, N, D)."""
         gate = F.silu(self.gate_proj(x_LND), inplace=True)
-        return self.down_proj(gate.mul_(self.up_proj(x_LND)))
+        out_LND: Tensor = self.down_proj(gate.mul_(self.up_proj(x_LND)))
+        return out_LND
 
 
 class LanguageLayer(nn.Module):
@@ -589,12 +600,14 @@ class LanguageModel(nn.Module):
     def rotary(self, positions: Tensor) -> Rotary:
         """Return rotary tables for positions of shape (L, N or 1)."""
         first: Any = self.layers[0]
-        return first.self_attn.rotary_emb(positions, self.embed_tokens.weight.dtype)
+        rotary: Rotary = first.self_attn.rotary_emb(positions, self.embed_tokens.weight.dtype)
+        return rotary
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of token ids, (L, D)."""
-        device = self.embed_tokens.weight.device
-        return self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=device))
+        ids_L = torch.tensor(ids, dtype=torch.long, device=self.embed_tokens.weight.device)
+        embeddings_LD: Tensor = self.embed_tokens(ids_L)
+        return embeddings_LD
 
     def empty_past(self, *, positions: int, sequences: int) -> KeyValue:
         """Return zero keys and values for one layer."""
@@ -711,7 +724,8 @@ def _run_before_image(
     for column, (_, present) in zip(past, steps, strict=True):
         column.key[-len(ids) :, k] = present.key[:, 0]
         column.value[-len(ids) :, k] = present.value[:, 0]
-    return model.norm(x_LND).sum(dim=(0, 1), dtype=torch.float32)
+    total_D: Tensor = model.norm(x_LND).sum(dim=(0, 1), dtype=torch.float32)
+    return total_D
 
 
 def _mask(lengths_K: Tensor, steps_L: Tensor, *, padded: int, dtype: torch.dtype) -> Tensor:
@@ -738,7 +752,8 @@ def pool_states(model: LanguageModel, prompts: Prompts, image_IBD: Tensor) -> Te
     for _ in model.run(x_LND, spans=spans, rotary=rotary, past=past, mask=mask):
         pass
     present_sum = model.norm(x_LND).sum(dim=0, dtype=torch.float32).unflatten(0, (count, images))
-    return (present_sum + prompts.before_sum[:, None]) / prompts.positions
+    mean: Tensor = (present_sum + prompts.before_sum[:, None]) / prompts.positions
+    return mean
 
 
 def _repeated(past: Sequence[KeyValue], images: int) -> Iterator[KeyValue]:
@@ -834,7 +849,8 @@ class MPLUGOwl2(nn.Module):
         """Return the normalised final states of one whole prompt, (B, L, D)."""
         prompt = self._split(ids)
         *_, x_LBD = self._run_prompt(self._image_vectors(self._pixels(pixel_values)), prompt)
-        return self.model.norm(x_LBD).transpose(0, 1)
+        hidden_BLD: Tensor = self.model.norm(x_LBD).transpose(0, 1)
+        return hidden_BLD
 
     @torch.no_grad()
     def forward_intermediates(
@@ -857,7 +873,8 @@ class MPLUGOwl2(nn.Module):
     def _image_vectors(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (I, B, D)."""
         tokens = self.model.vision_model(pixel_values)
-        return self.model.visual_abstractor(tokens).transpose(0, 1)
+        tokens_IBD: Tensor = self.model.visual_abstractor(tokens).transpose(0, 1)
+        return tokens_IBD
 
     def _run_prompt(self, image_IBD: Tensor, prompt: TokenizedPrompt) -> Iterator[Tensor]:
         """Yield the embedded prompt and each layer's output, (L, B, D) in one memory."""
@@ -908,7 +925,7 @@ class MPLUGOwl2(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MPLUGOwl2:
         self._prompts.clear()  # of another device or dtype; a pointer may be handed out again
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def train(self, mode: bool = True) -> MPLUGOwl2:

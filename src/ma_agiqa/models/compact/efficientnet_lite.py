@@ -66,7 +66,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and before == after
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        y = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW), inplace=True)
+        y: Tensor = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW), inplace=True)
         y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x_BCHW + y if self.shortcut else y
 

@@ -86,7 +86,8 @@ class WindowAttention(nn.Module):
         if mask_WTT is not None:
             bias = (bias + mask_WTT.unsqueeze(1)).repeat(B, 1, 1, 1)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return self.proj(attended.transpose(1, 2).reshape(B, N, C))
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(B, N, C))
+        return projected
 
 
 class WindowBlock(nn.Module):

@@ -74,7 +74,7 @@ class Backbone(nn.Module):
             intermediates_only=True,
             return_prefix_tokens=True,
         )
-        return taps
+        return list(taps)
 
 
 def transpose_and_reshape(attended_BCN: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ class ChannelAttention(nn.Module):
             linear(x_BCN).unsqueeze(1) for linear in (self.query, self.key, self.value)
         )
         attended_BCN = F.scaled_dot_product_attention(query, key, value).squeeze(1)
-        return x_BCN + self.dropout(transpose_and_reshape(attended_BCN))
+        mixed: Tensor = x_BCN + self.dropout(transpose_and_reshape(attended_BCN))
+        return mixed
 
 
 class VisualEvidence(NamedTuple):
