@@ -11,12 +11,14 @@ What becomes of the unusual kinds:
     16-bit colour         the high byte (Pillow reads no more), at most one step below rounding
     palette, CMYK, YCbCr  as Pillow converts them
     animated, many pages  the first frame
+    colour profile        converted to sRGB, as a browser shows it, unless told otherwise; one that
+                          is damaged, or of another kind of pixels, is ignored
     float, 32-bit, LAB    refused: what white is, or how to show it, is not in the file
 
 The format is found from the content, never from the file name. A format that is not read is
 recognised where that helps, so that the error can name it: a HEIC photograph, or a web page saved
-as `.jpg`. Colour profiles and PNG gamma
-are not applied: values stay as stored, as in the data sets that the models are trained on.
+as `.jpg`. PNG gamma is not applied. JPEG data about which its decoder complains is refused: the
+decoder would fill in what it cannot make out.
 Limits are checked on the header, before memory is spent. No setting of Pillow is changed, and
 one is relied on: a program that sets its LOAD_TRUNCATED_IMAGES gets truncated images as well.
 Not done here: resizing, and refusing images too small for a model (`models/preprocess.py`).
@@ -26,6 +28,7 @@ Shapes: H, W image height and width in pixels.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from dataclasses import dataclass
@@ -34,8 +37,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image, ImageCms, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -145,7 +149,9 @@ def label(source: Source, index: int) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image[{index}]"
 
 
-def read_image(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> RGB:
+def read_image(
+    source: Source, *, limits: Limits = DEFAULT_LIMITS, colour_profile: bool = True
+) -> RGB:
     """Return an image of any kind as contiguous uint8 RGB of shape (H, W, 3).
 
     Args:
@@ -153,16 +159,19 @@ def read_image(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> RGB:
             (H, W, 4) with alpha, or (H, W) grey; or a torch tensor, shape (3, H, W) or
             (1, 3, H, W), of uint8 or of floats from 0 to 1. The result may share memory with
             an array or tensor.
+        colour_profile: convert to sRGB by the profile that the image carries; else values stay as
+            stored.
 
     Raises:
         ImageError: the source cannot be read as an image, or is over a limit.
     """
     if isinstance(source, str | os.PathLike):
-        return decode(read_bytes(source, limits=limits), name=os.fspath(source), limits=limits)
+        data, name = read_bytes(source, limits=limits), os.fspath(source)
+        return decode(data, name=name, limits=limits, colour_profile=colour_profile)
     if isinstance(source, bytes | bytearray | memoryview):
-        return decode(bytes(source), limits=limits)
+        return decode(bytes(source), limits=limits, colour_profile=colour_profile)
     if isinstance(source, Image.Image):
-        return _from_pil(source, name="PIL image", limits=limits)
+        return _from_pil(source, name="PIL image", limits=limits, colour_profile=colour_profile)
     if isinstance(source, np.ndarray):
         return _from_array(source, name="array", limits=limits)
     if type(source).__module__.partition(".")[0] == "torch" and hasattr(source, "detach"):
@@ -213,12 +222,17 @@ def read_bytes(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS)
 
 
 def decode(
-    data: bytes, *, name: str = "image given as bytes", limits: Limits = DEFAULT_LIMITS
+    data: bytes,
+    *,
+    name: str = "image given as bytes",
+    limits: Limits = DEFAULT_LIMITS,
+    colour_profile: bool = True,
 ) -> RGB:
     """Return the encoded image `data` as contiguous uint8 RGB of shape (H, W, 3).
 
     Args:
         name: what errors call the image, usually its path.
+        colour_profile: as `read_image` takes it.
 
     Raises:
         ImageError: not an image, of a format not read here, damaged, or over a limit.
@@ -233,7 +247,27 @@ def decode(
         image = FORMATS[kind].decoder(BytesIO(data))
     except Exception as error:  # see _damaged
         raise _damaged(error, name=name, kind=kind) from error
-    return _from_pil(image, name=name, limits=limits)
+    rgb = _from_pil(image, name=name, limits=limits, colour_profile=colour_profile)
+    if kind == "JPEG" and (complaint := _complaint(data)):
+        raise _damaged(ValueError(complaint), name=name, kind=kind)
+    return rgb
+
+
+def _complaint(jpeg: bytes) -> str | None:
+    """Return what libjpeg says of data in which bytes are missing or changed, if it does.
+
+    Pillow does not pass it on. All data are looked at, for pixels an eighth of the size.
+    """
+    small = {"min_height": 1, "min_width": 1, "min_factor": 8, "fastdct": True}
+    try:
+        simplejpeg.decode_jpeg(jpeg, "GRAY", **small)
+    except ValueError as error:
+        complaint = str(error)
+        # Other messages are of what this second decoder cannot do, such as four colours; and
+        # bytes left over before the end of the image (d9) are no loss: some cameras write them.
+        if complaint.startswith("Corrupt JPEG data") and not complaint.endswith("marker 0xd9"):
+            return complaint.partition(": ")[2]
+    return None
 
 
 def format_of(data: bytes) -> str | None:
@@ -287,7 +321,7 @@ def _check_pixels(width: int, height: int, *, name: str, limits: Limits) -> None
         )
 
 
-def _from_pil(image: Image.Image, *, name: str, limits: Limits) -> RGB:
+def _from_pil(image: Image.Image, *, name: str, limits: Limits, colour_profile: bool) -> RGB:
     _check_pixels(*image.size, name=name, limits=limits)
     if image.mode in ("I", "F", "LAB"):
         raise ImageError(
@@ -300,24 +334,76 @@ def _from_pil(image: Image.Image, *, name: str, limits: Limits) -> RGB:
         width, height = image.size  # an orientation kept by TIFF itself is applied by now
         rgb = np.empty((height, width, 3), dtype=np.uint8)
         rows = max(1, STRIP_PIXELS // width)
+        profile = image.info.get("icc_profile") if colour_profile else None
+        to_srgb = _to_srgb(profile, image.mode) if profile else None
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            rgb[top:bottom] = _opaque_rgb(image.crop((0, top, width, bottom)))
+            rgb[top:bottom] = _opaque_rgb(image.crop((0, top, width, bottom)), to_srgb)
         return np.ascontiguousarray(_upright(rgb, _orientation(image)))
     except Exception as error:  # see _damaged
         raise _damaged(error, name=name, kind=image.format or image.mode) from error
 
 
-def _opaque_rgb(image: Image.Image) -> RGB:
+_PROFILED = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "CMYK", "L": "GRAY", "LA": "GRAY"}
+"""The colours that a profile has to be of, by Pillow's mode of the image."""
+
+
+@functools.lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the conversion that a colour profile asks for.
+
+    None where it asks for none: sRGB itself, damage, or a profile of other colours than the image
+    has. Intent and black point are those of browsers.
+    """
+    colours = _PROFILED.get(mode)
+    if colours is None:
+        return None
+    own = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}[colours]
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if source.profile.xcolor_space.strip() != colours:
+            return None
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            own,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if own == "RGB" and _changes_nothing(transform):
+            return None
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return transform
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Say whether colours stay where they are, up to rounding."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(len(levels), -1, 3)
+    converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+    assert converted is not None
+    return int(np.abs(np.asarray(converted).astype(int) - colours).max()) <= 2
+
+
+def _opaque_rgb(image: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None) -> RGB:
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         rgb = np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
         if "transparency" in image.info:
             rgb[grey == image.info["transparency"]] = 255
         return rgb
-    if image.has_transparency_data:
-        return _over_white(np.asarray(image.convert("RGBA")))
-    return np.asarray(image.convert("RGB"))
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if to_srgb is None:
+        image = image.convert("RGB")
+    else:
+        image = image.convert(str(to_srgb.input_mode))
+        converted = ImageCms.applyTransform(image, to_srgb)
+        assert converted is not None  # it is not done in place
+        image = converted
+    rgb = np.asarray(image)
+    return rgb if alpha is None else _over_white(np.dstack([rgb, np.asarray(alpha)]))
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> RGB:
