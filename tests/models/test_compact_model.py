@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ma_agiqa.errors import ImageError
+from ma_agiqa.models.compact.efficientnet_lite import normalise
 from ma_agiqa.models.compact.model import CompactModel, content_view
 from ma_agiqa.models.prediction import explanations
 
@@ -104,14 +105,46 @@ def test_the_content_expert_sees_one_area_whatever_the_size(size: tuple[int, int
     assert 0 <= seen.min() < seen.max() <= 1
 
 
+def test_readouts_of_several_data_sets_are_blended_by_likeness() -> None:
+    torch.manual_seed(0)
+    model = CompactModel(width_factor=0.25, readouts=3).eval()
+    said = model(images(4, 3, 64, 64))
+    assert said.scores.shape == said.likeness.shape == (4, 3)
+    blended = (said.likeness.softmax(1) * said.scores).sum(1)
+    # Float32 sums of about a hundred products of order one.
+    torch.testing.assert_close(said.score, blended, rtol=0, atol=1e-5)
+    torch.testing.assert_close(said.contributions.sum(1) + said.bias, said.score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        said.contribution_map.sum((1, 2)), said.contributions[:, 1], rtol=0, atol=1e-5
+    )
+
+
+def test_calibration_standardises_the_statistics_of_content() -> None:
+    torch.manual_seed(0)
+    model = CompactModel(width_factor=0.25, content_side=64)
+    shown = images(50, 3, 64, 64) ** images(50, 3, 1, 1, seed=1)
+    before = model.content.scale.clone()
+    model.calibrate(shown)
+    with torch.inference_mode():
+        statistics = model.content.statistics(normalise(shown))
+    standard = (statistics - model.content.mean) * model.content.scale / before
+    torch.testing.assert_close(standard.mean(0), torch.zeros(standard.shape[1]), rtol=0, atol=1e-3)
+    varying = statistics.std(0) > 0.01  # of random weights, those of the first stages
+    assert varying.any()
+    torch.testing.assert_close(
+        standard.std(0)[varying], torch.ones(int(varying.sum())), rtol=0, atol=0.1
+    )
+
+
 def test_depth_grows_towards_the_pixels() -> None:
     model = CompactModel(width_factor=0.25)
     depths = {name: model.depth_of(name) for name, _ in model.named_parameters()}
     assert {n for n, d in depths.items() if d == 0} == {n for n in depths if ".trunk." not in n}
-    assert depths["distortion.trunk.stem.weight"] == 2
-    assert depths["content.trunk.blocks.2.project.bias"] == 2
-    assert depths["content.trunk.blocks.3.expand.weight"] == 1
-    assert depths["content.trunk.head.bias"] == 1
+    assert depths["distortion.trunk.stem.weight"] == 3
+    assert depths["content.trunk.blocks.2.project.bias"] == 3
+    assert depths["distortion.trunk.blocks.3.expand.weight"] == 1
+    assert depths["content.trunk.blocks.3.expand.weight"] == 2
+    assert depths["content.trunk.head.bias"] == 2
 
 
 @pytest.mark.parametrize("wrong", [{"low": 5.0}, {"width_factor": 0.0}])

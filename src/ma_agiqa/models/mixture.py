@@ -2,7 +2,7 @@
 
 Experts describe the same image; a gate weighs them and the weighted sum is read out as one
 score. Everything after the gate is linear, so the score splits exactly into one contribution
-per expert plus a bias.
+per expert plus a bias. A mixture may have several readouts, which are blended image by image.
 
 Source: paper section 3.3; official models/MA_AGIQA.py.
 Kept from the official code: the gate is linear, without softmax, so weights may be negative
@@ -10,7 +10,7 @@ and need not sum to one; semantic evidence passes ReLU and dropout, visual evide
 Ours: as named options `gate="softmax"`, and `gate="none"`, by which each of E experts weighs
 1 / E whatever the image; a mixture of one expert has no gate, its weight is 1.
 
-Shapes: B images, E experts, D evidence width, F feature width.
+Shapes: B images, E experts, D evidence width, F feature width, R readouts.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ class Mixture(NamedTuple):
         gate: weight of each expert, (B, E).
         contributions: what each expert adds to the score, (B, E).
         blend: weighted sum of the evidence, (B, D).
+        bias: what the readout adds whatever the evidence, (B,).
+        readout: the weights of the evidence, (B, D).
+        scores: by each readout alone, (B, R).
     """
 
     score: Tensor
     gate: Tensor
     contributions: Tensor
     blend: Tensor
+    bias: Tensor
+    readout: Tensor
+    scores: Tensor
 
 
 class SemanticProjection(nn.Sequential):
@@ -49,21 +55,32 @@ class SemanticProjection(nn.Sequential):
 
 
 class GatedMixture(nn.Module):
-    """Blend E evidence vectors into one scalar per image."""
+    """Blend E evidence vectors into one scalar per image.
 
-    def __init__(self, *, experts: int, width: int, gate: str = "linear") -> None:
+    Args:
+        readouts: R.
+    """
+
+    def __init__(
+        self, *, experts: int, width: int, gate: str = "linear", readouts: int = 1
+    ) -> None:
         super().__init__()
-        if experts < 1 or width < 1:
-            raise ValueError(f"experts and width must be positive, got {experts=} {width=}")
+        if min(experts, width, readouts) < 1:
+            raise ValueError(f"sizes must be positive, got {experts=} {width=} {readouts=}")
         if gate not in GATES:
             raise UsageError(f"unknown gate {gate!r}", remedy=f"choose from {', '.join(GATES)}")
         self.normalise = gate == "softmax"
         gated = experts > 1 and gate != "none"
         self.gate = nn.Linear(experts * width, experts) if gated else None
-        self.readout = nn.Linear(width, 1)
+        self.readout = nn.Linear(width, readouts)
 
-    def forward(self, evidence_BED: Tensor) -> Mixture:
-        """Return one unbounded score per image and its parts."""
+    def forward(self, evidence_BED: Tensor, readout_BR: Tensor | None = None) -> Mixture:
+        """Return one unbounded score per image and its parts.
+
+        Args:
+            readout_BR: how much each readout counts, summing to one per image; needed where
+                there are several.
+        """
         if self.gate is None:
             gate_BE = evidence_BED.new_full(evidence_BED.shape[:2], 1 / evidence_BED.shape[1])
         else:
@@ -71,10 +88,16 @@ class GatedMixture(nn.Module):
             if self.normalise:
                 gate_BE = gate_BE.softmax(dim=1)
         blend_BD = torch.einsum("be,bed->bd", gate_BE, evidence_BED)
-        said_BE = evidence_BED @ self.readout.weight.squeeze(0)
+        scores_BR = self.readout(blend_BD)
+        if readout_BR is None:
+            readout_BR = torch.ones_like(scores_BR)
+        readout_BD = readout_BR @ self.readout.weight
         return Mixture(
-            score=self.readout(blend_BD).squeeze(1),
+            score=(readout_BR * scores_BR).sum(1),
             gate=gate_BE,
-            contributions=gate_BE * said_BE,
+            contributions=gate_BE * torch.einsum("bed,bd->be", evidence_BED, readout_BD),
             blend=blend_BD,
+            bias=readout_BR @ self.readout.bias,
+            readout=readout_BD,
+            scores=scores_BR,
         )

@@ -4,11 +4,12 @@ Every figure here is arithmetic of the forward pass, not an estimate made afterw
 experts' contributions and the bias sum to the score, and the map sums to the contribution of the
 expert that sees places, up to `map_constant`.
 
-Shapes: B images, E experts, h, w rows and columns of a map.
+Shapes: B images, E experts, R readouts, h, w rows and columns of a map.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ class Prediction(NamedTuple):
         map_constant: the rest of that contribution, (B,); None where there is none.
         weight_map: how much each place counts, (B, h, w), sums to one per image; None for a model
             whose places have no weights.
+        scores: by the readout of each data set that the network learned from, (B, R), and
+        likeness: logits of how much the image is like those of each, (B, R), by which the
+            readouts are blended; None for a network of one readout.
     """
 
     score: Tensor
@@ -38,6 +42,8 @@ class Prediction(NamedTuple):
     contribution_map: Tensor
     map_constant: Tensor | None = None
     weight_map: Tensor | None = None
+    scores: Tensor | None = None
+    likeness: Tensor | None = None
 
 
 class QualityNetwork(nn.Module):
@@ -50,11 +56,14 @@ class QualityNetwork(nn.Module):
             thread each: many small operations gain little from several threads.
         content_side: pixels; the second view of an image that it takes beside a crop in training
             has the area of a square of this side. None for a network of one view.
+        readouts: how many data sets it can learn from with a readout each; with one, several sets
+            share it.
     """
 
     experts: tuple[str, ...] = ("visual",)
     alone: bool = False
     content_side: int | None = None
+    readouts: int = 1
 
     def depth_of(self, name: str) -> int:
         """Return how deep a parameter lies: 0 in the heads, more the nearer to the pixels."""
@@ -68,6 +77,9 @@ class QualityNetwork(nn.Module):
             MissingExtraError, ModelError: the weights cannot be had or do not fit.
         """
         raise NotImplementedError
+
+    def calibrate(self, images: Iterable[Tensor]) -> None:
+        """See some training images, (3, H, W) in [0, 1], before a new network is trained."""
 
 
 def explanations(prediction: Prediction, experts: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def launched() -> int:
 
 
 class Learner(nn.Module):
-    """The network and the maps between the scales of several data sets: all that is trained."""
+    """The network, and the maps between several data sets' scales where it has one readout."""
 
     network: QualityNetwork
 
@@ -117,6 +117,9 @@ class Learner(nn.Module):
     def forward(self, sets_B: Tensor, *inputs: Tensor) -> tuple[Tensor, Prediction]:
         """Return the scores of the rated images on their data sets' scales, and all there is."""
         prediction: Prediction = self.network(*inputs)
+        if prediction.scores is not None:
+            own_B1 = prediction.scores[: len(sets_B)].float().gather(1, sets_B[:, None])
+            return own_B1.squeeze(1), prediction
         score_B = prediction.score[: len(sets_B)].float()
         return (score_B if self.maps is None else self.maps(score_B, sets_B)), prediction
 
@@ -153,6 +156,12 @@ class Trainer:
                 f"{len(train.images)} training images do not fill a batch of {recipe.batch_size}",
                 remedy="--set batch_size=N",
             )
+        if 1 < model.readouts < len(train.names):
+            raise UsageError(
+                f"the model has readouts for {model.readouts} data sets, not for "
+                f"{len(train.names)}",
+                remedy="train a new network",
+            )
         own = recipe.batch_size // count
         self.rows = range(distributed.rank * own, (distributed.rank + 1) * own)
         self.recipe, self.train, self.val = recipe, train, val
@@ -160,7 +169,7 @@ class Trainer:
         first = train.scores[train.sets == 0]
         self.std = float(first.std())
         maps = None
-        if len(train.names) > 1:
+        if len(train.names) > 1 and model.readouts == 1:
             maps = ScaleMaps(sets=len(train.names), mean=float(first.mean()), spread=self.std)
         model = model.to(memory_format=torch.channels_last)
         self.learner = Learner(model, maps).to(self.device)
@@ -258,6 +267,9 @@ class Trainer:
         with autocast(self.device, self.precision):
             score, prediction = self.network(sets, *inputs)
         loss = score_loss(score, targets.to(self.device), sets, recipe=recipe, std=self.std)
+        if prediction.likeness is not None:
+            likeness = prediction.likeness[: len(sets)].float()
+            loss = loss + recipe.likeness * nn.functional.cross_entropy(likeness, sets)
         if copies:
             assert prediction.weight_map is not None
             loss = loss + recipe.distortion_weight * distortion_loss(

@@ -45,6 +45,8 @@ class Recipe:
         loss: `huber` in units of the scores' standard deviation, or `mse` on raw scores.
         correlation: weight of 1 - Pearson within the batch, of each data set by itself.
         ranking: weight of the pairwise ranking loss, of each data set by itself.
+        likeness: weight of telling which data set an image is of, for networks with a readout for
+            each.
         distorted: images of each batch that bring two distorted copies along, which have to
             rank below them; for networks with local views.
         distortion_weight: weight of that ranking.
@@ -73,6 +75,7 @@ class Recipe:
     loss: str = "huber"
     correlation: float = 0.5
     ranking: float = 0.0
+    likeness: float = 0.3
     distorted: int = 0
     distortion_weight: float = 0.5
     map_weight: float = 0.3
@@ -95,6 +98,7 @@ class Recipe:
             "weight_decay",
             "correlation",
             "ranking",
+            "likeness",
             "clip_norm",
             "frozen_depth",
             "distorted",
@@ -126,14 +130,14 @@ RECIPES: dict[str, Recipe] = {
     "compact": Recipe(
         epochs=10,
         batch_size=24,
-        learning_rate=3e-3,
-        depth_decay=0.1,
-        frozen_depth=2,
+        learning_rate=1e-3,
+        depth_decay=0.25,
+        frozen_depth=3,
         weight_decay=0.02,
         ema=0.99,
         ranking=0.5,
         distorted=4,
-        drop=0.2,
+        drop=0.5,
         select="last",
     ),
     "paper": Recipe(

@@ -24,6 +24,7 @@ from ma_agiqa.features.source import questions_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import to_record
 from ma_agiqa.models import checkpoint
+from ma_agiqa.models.preprocess import to_chw, to_unit
 from ma_agiqa.provenance import environment
 from ma_agiqa.training.data import DataSet, Source, load_sets, training_part
 from ma_agiqa.training.loop import Distributed, Trainer
@@ -91,6 +92,9 @@ class Observer(Protocol):
 
 TUNED = "-tuned"
 """What the name of a fine-tuned model ends in."""
+
+CALIBRATED = 400
+"""Training images that a new network is calibrated on."""
 
 
 def is_first() -> bool:
@@ -201,6 +205,8 @@ def _model_config(
     name, scale = request.model, first.scale
     network = {**start.network(request.recipe.drop, scale)}
     if start.config is None:
+        if start.architecture == "compact":
+            network["readouts"] = len(sets)
         network = with_arguments({**network, **network_arguments(store)}, request.network)
     else:
         name, scale = f"{start.config.name.removesuffix(TUNED)}{TUNED}", start.config.scale
@@ -246,6 +252,10 @@ def _trainer(
         )
         for part in ("train", "val")
     )
+    if start.directory is None:
+        some = np.random.default_rng(request.seed).permutation(len(train.images))[:CALIBRATED]
+        pixels = (to_unit(to_chw(train.images[int(position)])) for position in some)
+        model.calibrate(pixels)
     return Trainer(
         model,
         recipe=recipe,

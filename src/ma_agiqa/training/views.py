@@ -1,9 +1,10 @@
 """What a network sees of a training image: views that leave quality as it is.
 
     local    a random crop at the image's own resolution, at times of a reduced or an enlarged
-             copy, and the reduced whole beside it, as `compact` takes them; both mirrored left
-             to right at times. Some images bring two distorted copies along, the second one more
-             distorted than the first; half of these copies are distorted in one square only.
+             copy, and the reduced whole of that copy beside it, as `compact` takes them; both
+             mirrored left to right at times. Some images bring two distorted copies along, the
+             second one more distorted than the first; half of these copies are distorted in one
+             square only.
     mirror   the whole image, mirrored left to right at times
     paper    the whole image as the official code turns it: by 90, 180 or 270 degrees with
              probability 0.7, then upside down with probability 0.7
@@ -18,6 +19,7 @@ Shapes: H, W image size, S side of the crop, c side of the whole view.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ma_agiqa.models.compact.model import content_view
+from ma_agiqa.models.compact.model import MIN_SIDE, content_view
 from ma_agiqa.models.preprocess import to_chw, to_unit
 from ma_agiqa.training.distortions import DISTORTIONS, distort
 from ma_agiqa.training.recipe import Recipe
@@ -132,8 +134,13 @@ def local_view(
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a local view is taken: from the image resized to (height, width)."""
+    """Where a local view is taken: from the image resized to (height, width).
 
+    Attributes:
+        detail: side of the square that has as many pixels as a reduced copy; infinite for others.
+    """
+
+    detail: float
     height: int
     width: int
     top: int
@@ -151,9 +158,11 @@ class _Cut:
             ratio = 0.5**strength
         elif chance < recipe.reduce_prob + recipe.enlarge_prob:
             ratio = 2.0**strength
+        detail = ratio * math.sqrt(height * width) if ratio < 1 else math.inf
         ratio = max(ratio, recipe.crop / min(height, width))
         height, width = (max(recipe.crop, round(side * ratio)) for side in (height, width))
         return cls(
+            detail,
             height,
             width,
             int(rng.integers(height - recipe.crop + 1)),
@@ -178,8 +187,17 @@ class _Cut:
         return found[:, ::-1] if self.flip else found
 
     def whole(self, reduced: RGB) -> RGB:
-        """Cut a square of `whole_side` out of the reduced whole."""
+        """Cut a square of `whole_side` out of the reduced whole.
+
+        What a copy smaller than that has lost is lost here too.
+        """
         own, (height, width) = self.whole_side, reduced.shape[:2]
+        ratio = self.detail / math.sqrt(height * width)
+        if ratio < 1:
+            small = [max(MIN_SIDE, round(side * ratio)) for side in (width, height)]
+            shrunk = Image.fromarray(reduced).resize(small, Image.Resampling.BICUBIC)
+            enlarged = shrunk.resize((width, height), Image.Resampling.BICUBIC)
+            reduced = np.asarray(enlarged)
         if min(height, width) < own:  # a long image: enlarged until its short side fits
             ratio = own / min(height, width)
             height, width = (max(own, round(side * ratio)) for side in (height, width))

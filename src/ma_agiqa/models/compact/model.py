@@ -2,25 +2,30 @@
 
     image, own pixels ------- first blocks of EfficientNet-Lite0 -- at each place of 8 x 8 pixels
                               evidence and a weight; the weighted mean       = distortion evidence
-    image, about 320 x 320 -- all of EfficientNet-Lite0 -- mean over places -- Linear + ReLU
-                                                                             = content evidence
-    gate on [content, distortion]: Linear(2 D -> 2) -- weighted sum of the two -- Linear -- score
+    image, about 384 x 384 -- all of EfficientNet-Lite0 -- mean and deviation of every stage --
+                              Linear + ReLU                                  = content evidence
+    gate on [content, distortion]: Linear(2 D -> 2) -- weighted sum of the two
+                              -- one Linear for each data set that it learned from, blended by how
+                              much the content evidence is like that data set = score
 
 Source: the structure is that of MA-AGIQA (arXiv 2404.17762): an expert that sees distortion, one
-that sees what the picture shows, and a linear gate. Own design: what the two experts are made of.
-Distortion is judged at the picture's own resolution, where noise, blur and artefacts live; content
-is judged on a reduced copy, so it does not depend on the picture's size.
+that sees what the picture shows, and a linear gate. Own design: what the two experts are made of,
+and the several readouts: people judge a photograph and a generated picture by different things,
+and one readout for both ranks either worse. Distortion is judged at the picture's own resolution,
+where noise, blur and artefacts live; content is judged on a reduced copy, so it does not depend
+on the picture's size.
 
 What this file does not do: compare with a prompt, or read images (`preprocess`).
 
-Shapes: B images, H, W pixels, h, w places of 8 x 8 pixels, C channels, D evidence width, E = 2
-experts, content first.
+Shapes: B images, H, W pixels, h, w places of 8 x 8 pixels, C channels, F statistics, D evidence
+width, R readouts, E = 2 experts, content first.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +46,11 @@ from ma_agiqa.models.prediction import Prediction, QualityNetwork
 MIN_SIDE = 32
 """Pixels: an image with a shorter side than this has too few places to judge."""
 
-_TAPS = (2, 4, 10)  # the last blocks at a stride of 4, 8 and 16 pixels
+_TAPS = (2, 4, 7)  # the last blocks at a stride of 4, 8 and 16 pixels before channels multiply
+_STAGES = (0, 2, 4, 7, 10, 14, 15)  # the last blocks of all stages
+_STATISTICS_SCALE = 10.0  # of all statistics of an average image, as a vector
 _TRUNK = re.compile(r"(distortion|content)\.trunk\.((?P<stem>stem)|blocks\.(?P<block>\d+)|head)\.")
+_LEAST_DEVIATION = 1e-3
 _LEAST_WEIGHT = 0.02  # of a place before weights are made to sum to one
 _BORDER = 3  # places that convolutions fill with zeros from beyond the border
 
@@ -100,17 +108,43 @@ def without_border(features: Tensor) -> Tensor:
 
 
 class ContentExpert(nn.Module):
-    """Judge the picture as a whole: normalised images (B, 3, H', W') -> evidence (B, D)."""
+    """Judge the picture as a whole: normalised images (B, 3, H', W') -> evidence (B, D).
+
+    Means and deviations are standardised by those of training images, and every stage counts
+    alike whatever its width.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, *, width: int, drop: float, width_factor: float) -> None:
         super().__init__()
         self.trunk = EfficientNetLite(width_factor=width_factor)
+        widths = [*(self.trunk.widths[stage] for stage in _STAGES), HEAD_WIDTH]
+        shares = [torch.full((2 * width,), (2 * width * len(widths)) ** -0.5) for width in widths]
+        self.register_buffer("mean", torch.zeros(2 * sum(widths)))
+        self.register_buffer("scale", _STATISTICS_SCALE * torch.cat(shares))
         self.drop = nn.Dropout(drop)
-        self.project = SemanticProjection(features=HEAD_WIDTH, width=width, dropout=0.0)
+        self.project = SemanticProjection(features=2 * sum(widths), width=width, dropout=drop)
+
+    def calibrate(self, images: Iterable[Tensor]) -> None:
+        """Take mean and deviation of each statistic from some images."""
+        statistics = torch.cat([self.statistics(normalise(image[None])) for image in images])
+        self.mean.copy_(statistics.mean(0))
+        self.scale.div_(statistics.std(0) + _LEAST_DEVIATION)
+
+    def statistics(self, images: Tensor) -> Tensor:
+        """Return mean and deviation over places, stage by stage, (B, F)."""
+        last, stages = self.trunk(images, _STAGES)
+        found = []
+        for features in (*stages, last):
+            variance, mean = torch.var_mean(features.float(), (2, 3), correction=0)
+            found += [mean, (variance + _LEAST_DEVIATION**2).sqrt()]
+        return torch.cat(found, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        features, _ = self.trunk(images)
-        evidence: Tensor = self.project(self.drop(features.mean((2, 3))))
+        statistics = (self.statistics(images) - self.mean) * self.scale
+        evidence: Tensor = self.project(self.drop(statistics))
         return evidence
 
 
@@ -125,6 +159,7 @@ class CompactModel(QualityNetwork):
         content_side: pixels; the content expert sees the image at the area of a square of this
             side.
         width_factor: of both trunks, see `EfficientNetLite`.
+        readouts: R, one for each data set that it learns from.
     """
 
     content_side: int
@@ -136,11 +171,12 @@ class CompactModel(QualityNetwork):
         *,
         low: float = 0.0,
         high: float = 5.0,
-        width: int = 64,
+        width: int = 128,
         hidden: int = 128,
         drop: float = 0.2,
-        content_side: int = 320,
+        content_side: int = 384,
         width_factor: float = 1.0,
+        readouts: int = 1,
     ) -> None:
         super().__init__()
         if not low < high:
@@ -151,7 +187,9 @@ class CompactModel(QualityNetwork):
         self.middle, self.unit = (low + high) / 2, (high - low) / 5
         self.distortion = DistortionExpert(width=width, hidden=hidden, width_factor=width_factor)
         self.content = ContentExpert(width=width, drop=drop, width_factor=width_factor)
-        self.mixture = GatedMixture(experts=2, width=width)
+        self.readouts = readouts
+        self.mixture = GatedMixture(experts=2, width=width, readouts=readouts)
+        self.likeness = nn.Linear(width, readouts) if readouts > 1 else None
         assert self.mixture.gate is not None
         # Both experts count alike at first: the gate has to learn that they should not.
         nn.init.normal_(self.mixture.gate.weight, std=0.01)
@@ -167,16 +205,23 @@ class CompactModel(QualityNetwork):
         load_published(self.distortion.trunk, weights)
         load_published(self.content.trunk, weights)
 
-    def depth_of(self, name: str) -> int:
-        """Return how deep a parameter lies: 0 in the heads, 1 in a trunk, 2 in its first blocks.
+    def calibrate(self, images: Iterable[Tensor]) -> None:
+        with torch.inference_mode():
+            self.content.calibrate(
+                content_view(image[None], side=self.content_side)[0] for image in images
+            )
 
-        The first blocks reach a stride of four pixels: edges and colours, which serve any task.
+    def depth_of(self, name: str) -> int:
+        """Return how deep a parameter lies: 0 in the heads, up to 3 in the first blocks.
+
+        Those reach a stride of four pixels: edges and colours, which serve any task. The trunk of
+        content is 2, that of distortion 1: what ImageNet taught is nearer to content.
         """
         part = _TRUNK.match(name)
         if part is None:
             return 0
         first = part["stem"] is not None or int(part["block"] or len(STAGES)) <= _TAPS[0]
-        return 2 if first else 1
+        return 3 if first else {"distortion": 1, "content": 2}[part[1]]
 
     def forward(self, images: Tensor, whole: Tensor | None = None) -> Prediction:
         """Score images.
@@ -201,16 +246,25 @@ class CompactModel(QualityNetwork):
         with torch.autocast(images.device.type, enabled=False):
             evidence_BDhw, weights_Bhw = evidence_BDhw.float(), weights_Bhw.float()
             distortion_BD = torch.einsum("bdhw,bhw->bd", evidence_BDhw, weights_Bhw)
-            mixture = self.mixture(torch.stack([content_BD.float(), distortion_BD], dim=1))
-            readout_D = self.mixture.readout.weight[0]
-            per_place_Bhw = torch.einsum("bdhw,d->bhw", evidence_BDhw, readout_D) * weights_Bhw
+            content_BD = content_BD.float()
+            likeness_BR = None if self.likeness is None else self.likeness(content_BD)
+            mixture = self.mixture(
+                torch.stack([content_BD, distortion_BD], dim=1),
+                None if likeness_BR is None else likeness_BR.softmax(dim=1),
+            )
+            per_place_Bhw = torch.einsum("bdhw,bd->bhw", evidence_BDhw, mixture.readout)
             return Prediction(
                 score=self.middle + self.unit * mixture.score,
                 contributions=self.unit * mixture.contributions,
-                bias=self.middle + self.unit * self.mixture.readout.bias.expand_as(mixture.score),
+                bias=self.middle + self.unit * mixture.bias,
                 gate=mixture.gate,
-                contribution_map=self.unit * mixture.gate[:, 1, None, None] * per_place_Bhw,
+                contribution_map=self.unit
+                * mixture.gate[:, 1, None, None]
+                * per_place_Bhw
+                * weights_Bhw,
                 weight_map=weights_Bhw,
+                scores=None if likeness_BR is None else self.middle + self.unit * mixture.scores,
+                likeness=likeness_BR,
             )
 
 

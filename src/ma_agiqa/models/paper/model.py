@@ -102,7 +102,7 @@ class MAAGIQA(
 
     def explain(self, patches_BN: Tensor, mixture: Mixture) -> Prediction:
         """Split the visual contribution over the patches it came from."""
-        readout_D = self.mixture.readout.weight.squeeze(0)
+        readout_D = self.mixture.readout.weight.squeeze(0)  # there is one
         visual_gate_B = mixture.gate[:, -1]
         per_patch_N = readout_D @ self.visual_projection.weight
         patch_contributions_BN = visual_gate_B[:, None] * per_patch_N * patches_BN
@@ -110,7 +110,7 @@ class MAAGIQA(
         return Prediction(
             score=mixture.score,
             contributions=mixture.contributions,
-            bias=self.mixture.readout.bias.expand_as(mixture.score),
+            bias=mixture.bias,
             gate=mixture.gate,
             contribution_map=patch_contributions_BN.unflatten(1, map_size),
             map_constant=visual_gate_B * (readout_D @ self.visual_projection.bias),
