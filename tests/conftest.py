@@ -24,7 +24,8 @@ SHARED = Path(os.environ.get("MA_AGIQA_SHARED", REPOSITORY.parent / "shared"))
 
 
 SLOW = {
-    *("bench", "benchmarks", "cli", "training"),
+    *("bench", "benchmarks", "cli", "training", "test_crash_points", "test_isolation"),
+    *("test_gallery_in_a_browser", "test_serve_command"),
     *("test_damage_lowers_scores", "test_devices", "test_docs_lmms", "test_fuzz"),
     *("test_handcrafted", "test_model", "test_official_checkpoint"),
     *("test_other_sizes_keep_the_ranking", "test_probe", "test_processes", "test_readme"),

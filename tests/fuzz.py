@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+import pickle
 import random
 import tempfile
 import time
@@ -24,18 +25,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ma_agiqa.bench.grid import read_grid
 from ma_agiqa.cli.journal import Journal
+from ma_agiqa.cli.results import is_results, read_results, write_table
 from ma_agiqa.data.samples import TableColumns, load_table
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.evaluation.report import read_scores
 from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
+from ma_agiqa.gallery import arrange
+from ma_agiqa.gallery.metadata import generation_of
 from ma_agiqa.images import read_image
 from ma_agiqa.lmm.encoder import Question
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import read_checkpoint
+from ma_agiqa.serving import contracts
 from ma_agiqa.types import ROW_KEYS
 from support.command_line import save_model
 
@@ -103,6 +108,47 @@ def grid(folder: Path) -> Path:
     return folder / "grid.toml"
 
 
+PARAMETERS = "a fox\nNegative prompt: fog\nSteps: 20, Sampler: Euler, Seed: 5, Model: dream"
+GRAPH = {
+    "1": {"class_type": "KSampler", "inputs": {"seed": 5, "positive": ["2", 0], "model": ["3", 0]}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox"}},
+    "3": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "dream"}},
+}
+
+
+def generated(folder: Path) -> Path:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", PARAMETERS)
+    info.add_text("prompt", json.dumps(GRAPH))
+    Image.new("RGB", (2, 2)).save(folder / "generated.png", pnginfo=info)
+    return folder / "generated.png"
+
+
+def results(folder: Path) -> Path:
+    row = dict.fromkeys(ROW_KEYS) | {"path": "a.png", "score": 1.25, "low": 0.0, "high": 5.0}
+    write_table(folder / "results.csv", [row, row])
+    return folder / "results.csv"
+
+
+def sidecar(folder: Path) -> Path:
+    Image.new("RGB", (40, 40)).save(folder / "rated.png")
+    arrange.write_rating(RATED | {"path": str(folder / "rated.png")}, ["adobe"])
+    return folder / "rated.xmp"
+
+
+RATED = {"score": 1.5, "percentile": 50.0}
+
+
+def rate(path: Path) -> object:
+    return arrange.write_rating(RATED | {"path": str(path.with_suffix(".png"))}, ["adobe"])
+
+
+def reward(folder: Path) -> Path:
+    request = {"images": [b"one", b"two"], "prompts": np.array(["a", "b"])}
+    (folder / "reward.pickle").write_bytes(pickle.dumps(request))
+    return folder / "reward.pickle"
+
+
 HEADER = Header(encoder={"encoder": "made up"}, width=4, questions=(Question("q", "why?"),))
 
 
@@ -159,6 +205,10 @@ TARGETS: dict[str, Target] = {
     "header": Target(inside(store, "encoder.json"), lambda p: read_header(p.parent), share=2),
     "index": Target(inside(store, "shards", "one.json"), lambda p: read_store(p.parents[1])),
     "shard": Target(inside(store, "shards", "one.safetensors"), lambda p: read_store(p.parents[1])),
+    "metadata": Target(generated, lambda p: generation_of(p.read_bytes()), share=2),
+    "results": Target(results, lambda p: is_results(p) and read_results(p), share=2),
+    "sidecar": Target(sidecar, rate, share=2),
+    "reward": Target(reward, lambda p: contracts.pickled(p.read_bytes()), share=2),
     "journal": Target(journal, read_journal, share=3),
 }
 

@@ -7,22 +7,35 @@ work gets through. After each kill the same work is done again and must come to 
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 
+from ma_agiqa.bench.grid import read_grid
+from ma_agiqa.bench.report import write as write_report
+from ma_agiqa.bench.run import FOLDER
+from ma_agiqa.bench.run import run as run_grid
 from ma_agiqa.cli.results import Printer, Results
 from ma_agiqa.features.store import FeatureStore, Header, ShardWriter
 from ma_agiqa.files import write_atomically
 from ma_agiqa.lmm.encoder import Question
 from ma_agiqa.models import checkpoint
+from ma_agiqa.training.network import find_start
+from ma_agiqa.training.recipe import Recipe
+from ma_agiqa.training.run import TrainRequest
+from ma_agiqa.training.run_dir import Run
 from ma_agiqa.types import ROW_KEYS, Row
+from support.bench_desk import DATA, HEAD, PEER
+from support.bench_desk import write as write_desk
 from support.command_line import save_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
@@ -154,3 +167,98 @@ def test_a_feature_store_loses_only_what_was_not_written(tmp_path: Path) -> None
         store = FeatureStore.open(tmp_path / "store")
         assert torch.equal(store.get(names).float(), vectors)
         assert not store.damaged
+
+
+class Counting:
+    """Stands for a trainer: three numbers that follow from the epochs done."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.numbers = torch.zeros(3)
+
+    def run_epoch(self) -> None:
+        self.numbers = 3 * self.numbers + 1
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"numbers": self.numbers}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.numbers = state["numbers"]
+
+
+def test_a_training_run_goes_on_after_the_last_epoch_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(Run, "_draw", lambda run, history: None)  # curves are TensorBoard's
+    folder, epochs = tmp_path / "run", 3
+    start = find_start("compact")
+
+    def train() -> None:
+        request = TrainRequest(
+            data="made up",
+            root=tmp_path,
+            out=folder,
+            recipe=Recipe(),
+            resume=(folder / "run.json").exists(),
+        )
+        trainer = Counting()
+        with closing(Run(request, None, start=start)) as run:
+            run.begin([])
+            history, _ = run.restore(trainer)  # type: ignore[arg-type]
+            for epoch in range(len(history), epochs):
+                trainer.run_epoch()
+                history.append({"epoch": epoch + 1})
+                save_model(run.model, seed=epoch)
+                run.record(trainer, history, None)  # type: ignore[arg-type]
+
+    def nothing() -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    for _ in kills(train, nothing):
+        train()
+        assert (folder / "log.jsonl").read_text().count("\n") == epochs
+        state = torch.load(folder / "state.pt", weights_only=True)
+        assert state["trainer"]["numbers"].tolist() == [13.0] * 3  # 1, 4, 13
+        assert [line["epoch"] for line in state["history"]] == [1, 2, 3]
+        checkpoint.load(folder / "model")
+
+
+class Quiet:
+    """Counts the jobs of a benchmark that were not kept."""
+
+    def __init__(self) -> None:
+        self.fresh = 0
+
+    def cell(self, number: int, count: int, title: str, *, kept: bool) -> None:
+        self.fresh += not kept
+
+    def failed(self, title: str, error: str) -> None:
+        raise AssertionError(f"{title}: {error}")
+
+
+def test_a_benchmark_folder_keeps_every_job_that_was_done(tmp_path: Path) -> None:
+    desk = write_desk(tmp_path)
+    (desk / "grid.toml").write_text(
+        HEAD.replace('baseline = "probe"\n', "") + DATA.format(name="a") + PEER
+    )
+    grid, out = read_grid(desk / "grid.toml"), tmp_path / "out"
+
+    def benchmark(observer: Quiet) -> None:
+        write_report(run_grid(grid, out, device="cpu", observer=observer), out, command="")  # type: ignore[arg-type]
+
+    def nothing() -> None:
+        if out.exists():
+            shutil.rmtree(out)
+
+    first = Quiet()
+    benchmark(first)
+    assert first.fresh == 2
+    for _ in kills(lambda: benchmark(Quiet()), nothing):
+        jobs = list((out / FOLDER).glob("[!.]*.json")) if (out / FOLDER).exists() else []
+        again = Quiet()
+        benchmark(again)
+        assert again.fresh == 2 - len(jobs)
+        assert len(json.loads((out / "results.json").read_text())["cells"]) == 2

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from ma_agiqa import images
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import decode, read_image
+from support.encoding import encoded
 
 ORIENTATION = 0x0112
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -27,14 +28,6 @@ def picture() -> NDArray[np.uint8]:
     rgb = np.stack([x * 6, y * 10, 255 - x * 3 - y * 3], axis=-1).astype(np.uint8)
     rgb[:6, :8] = (250, 20, 20)
     return rgb
-
-
-def encoded(image: Image.Image | NDArray[np.uint8], kind: str = "PNG", **options: object) -> bytes:
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 def assert_rgb(image: NDArray[np.uint8]) -> None:
@@ -339,3 +332,53 @@ def test_a_matrix_is_read_as_the_array_it_holds() -> None:
     """It ended the process: indexing a matrix keeps it two-dimensional."""
     grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
     assert np.array_equal(read_image(np.asmatrix(grey)), read_image(grey))
+
+
+# Colour profiles
+
+
+def exchanged() -> bytes:
+    """Return sRGB's own profile with red and blue exchanged: a conversion that shows.
+
+    The tags rXYZ and bXYZ of a profile say where its primaries lie.
+    """
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert data.count(b"rXYZ") == data.count(b"bXYZ") == 1
+    return data.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+
+
+def test_a_colour_profile_is_applied_unless_told_otherwise(picture: NDArray[np.uint8]) -> None:
+    data = encoded(picture, icc_profile=exchanged())
+    # White stays and primaries change places, up to a step of rounding in LittleCMS.
+    assert abs(decode(data).astype(int) - picture[:, :, ::-1]).max() <= 2
+    np.testing.assert_array_equal(decode(data, colour_profile=False), picture)
+    np.testing.assert_array_equal(read_image(data), decode(data))
+
+
+def test_alpha_is_kept_from_a_colour_profile() -> None:
+    rgba = np.array([[[200, 30, 30, 255], [200, 30, 30, 0]]], dtype=np.uint8)
+    ((opaque, clear),) = decode(encoded(rgba, icc_profile=exchanged()))
+    assert abs(opaque.astype(int) - [30, 30, 200]).max() <= 2
+    assert clear.tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+        b"not a profile",
+        exchanged()[:200],
+    ],
+    ids=["sRGB", "of other colours", "junk", "cut"],
+)
+def test_a_profile_that_asks_for_nothing_changes_nothing(
+    picture: NDArray[np.uint8], profile: bytes
+) -> None:
+    np.testing.assert_array_equal(decode(encoded(picture, icc_profile=profile)), picture)
+
+
+def test_a_grey_image_with_a_profile_of_colours_stays_as_stored() -> None:
+    grey = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    image = decode(encoded(grey, icc_profile=exchanged()))
+    np.testing.assert_array_equal(image, np.repeat(grey[:, :, None], 3, axis=2))

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import Limits, decode, is_image_path, label, read_bytes, read_image
+from support.encoding import encoded as encode
 
 KINDS = ["PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"]
 
@@ -256,3 +258,58 @@ def test_image_paths_are_known_by_their_suffix() -> None:
     wanted = ["a.png", "a.JPG", "b/c.Jpeg", "a.webp", "a.avif", "a.bmp", "a.tif", "a.gif"]
     unwanted = ["a.txt", "png", "a.png.json", ".png", "._a.png", "b.png/c"]
     assert [name for name in wanted + unwanted if is_image_path(name)] == wanted
+
+
+# Damage that a decoder fills in
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("damage", ["half and an end marker", "a gap"])
+def test_jpeg_data_that_its_decoder_would_fill_in_are_refused(
+    damage: str, progressive: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    data = encode(pixels, "JPEG", quality=90, progressive=progressive)
+    assert decode(data).shape == (96, 96, 3)
+    middle = len(data) // 2
+    rest = data[middle + 400 :] if damage == "a gap" else b"\xff\xd9"
+    data = data[:middle] + rest
+    with pytest.raises(ImageError, match="damaged or truncated JPEG data: "):
+        decode(data, name="a.jpg")
+
+
+def test_bytes_left_over_before_the_end_of_a_jpeg_are_no_damage() -> None:
+    pixels = np.full((32, 32, 3), 99, dtype=np.uint8)
+    data = encode(pixels, "JPEG")
+    np.testing.assert_array_equal(decode(data[:-2] + bytes(5) + data[-2:]), decode(data))
+
+
+def test_four_colours_are_not_taken_for_damage() -> None:
+    ink = Image.fromarray(np.full((32, 32, 4), 40, dtype=np.uint8), mode="CMYK")
+    assert decode(encode(ink, "JPEG")).shape == (32, 32, 3)
+
+
+def test_no_real_jpeg_is_refused(agiqa_3k: Path) -> None:
+    paths = sorted((agiqa_3k / "images").iterdir())[::10]
+    assert all(read_image(path).size for path in paths)
+
+
+# Objects that only look like images
+
+
+class Pathless:
+    def __fspath__(self) -> str:
+        raise RuntimeError("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (torch.zeros(3, 40, 40, device="meta"), "holds no pixels"),
+        (torch.zeros(3, 40, 40).to_sparse(), "holds no pixels"),
+        (Pathless(), "gives no path: nowhere"),
+    ],
+)
+def test_hollow_objects_are_refused_by_name(source: object, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        read_image(source)  # type: ignore[arg-type]

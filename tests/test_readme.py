@@ -35,8 +35,11 @@ def commands() -> list[str]:
     return [line for line in lines if "ma-agiqa " in line and not line.startswith("git clone")]
 
 
+LOOKING = ("gallery", "explain", "sort")
 SCORING = [line for line in commands() if " score " in line]
-OTHERS = [line for line in commands() if " score " not in line]
+LOOKS = [line for line in commands() if line.split()[1] in LOOKING]
+# `serve` goes on until it is stopped; serving/test_serve_command.py starts it.
+OTHERS = [line for line in commands() if line not in (*SCORING, *LOOKS) and " serve" not in line]
 
 
 def run(line: str, folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +65,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = Image.open(REPOSITORY / "examples/pictures/lake_0-clean.jpg").resize((96, 96))
     (folder / "my-images/deeper").mkdir(parents=True)
     (folder / "renders").mkdir()
-    for name in ("my-images/a.jpg", "my-images/deeper/b.png", "a.png", "renders/c.webp"):
+    names = ("my-images/a.jpg", "my-images/deeper/b.png", "a.png", "fox.png", "renders/c.webp")
+    for name in names:
         picture.save(folder / name)
     (folder / "table.csv").write_text("image,by\na.png,me\nrenders/c.webp,you\n")
     return folder
@@ -71,6 +75,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_readme_has_the_commands_this_file_believes_it_has() -> None:
     assert len(SCORING) >= 6
     assert {line.split()[1] for line in OTHERS} == {"datasets", "train", "evaluate"}
+    assert [line.split()[1] for line in LOOKS] == list(LOOKING)
 
 
 @pytest.mark.parametrize("line", SCORING)
@@ -83,6 +88,18 @@ def test_scoring_commands_run(line: str, desk: Path) -> None:
         assert (desk / "scores.parquet").is_file()
     else:
         assert '"score"' in done.stdout
+
+
+@pytest.mark.parametrize("line", LOOKS)
+def test_commands_that_show_and_sort_run(line: str, desk: Path) -> None:
+    if " sort " in line:
+        run(".venv/bin/ma-agiqa score my-images/ --output scores.csv", desk)
+    done = run(line, desk)
+    assert done.returncode == 0, done.stderr
+    made = {"gallery": "gallery.html", "explain": "why/fox.png", "sort": "scores.csv"}
+    assert (desk / made[line.split()[1]]).is_file()
+    if " sort " in line:
+        assert "nothing was done: --yes does it" in done.stderr
 
 
 def test_the_python_lines_run() -> None:

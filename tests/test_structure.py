@@ -17,7 +17,7 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 LAYERS = [
     {"errors", "text", "types", "version"},
     {"allocator", "config", "files", "hub", "images", "provenance"},
-    {"devices"},
+    {"devices", "isolation"},
     {"data", "lmm"},
     {"models"},
     {"features"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"bench"},
-    {"scale", "serving"},
+    {"gallery", "scale", "serving"},
     {"cli"},
     {"__main__"},
 ]

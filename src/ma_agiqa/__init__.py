@@ -2,7 +2,15 @@
 
 >>> import ma_agiqa
 >>> scorer = ma_agiqa.load("compact")
->>> scorer("picture.png").score
+>>> scorer("picture.png").score  # doctest: +SKIP
+3.137
+
+Arrays, PIL images, bytes and tensors are taken too:
+
+>>> import numpy as np
+>>> grey = scorer(np.full((64, 64, 3), 128, np.uint8))
+>>> grey.low, grey.high, grey.error
+(0.0, 5.0, None)
 
 Importing this package loads nothing heavy: each public name is fetched on first use.
 """

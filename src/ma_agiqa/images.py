@@ -49,7 +49,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from ma_agiqa.errors import ImageError
+from ma_agiqa.errors import ImageError, first_line
 from ma_agiqa.types import RGB
 
 if TYPE_CHECKING:
@@ -146,7 +146,12 @@ def is_image_path(path: str | os.PathLike[str]) -> bool:
 
 def label(source: Source, index: int) -> str:
     """Return what results call the image: its path, or `image[3]` for one given as data."""
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image[{index}]"
+    if isinstance(source, str | os.PathLike):
+        try:
+            return os.fsdecode(source)
+        except Exception:  # of a path object of somebody's own; reading it fails and says so
+            pass
+    return f"image[{index}]"
 
 
 def read_image(
@@ -166,7 +171,14 @@ def read_image(
         ImageError: the source cannot be read as an image, or is over a limit.
     """
     if isinstance(source, str | os.PathLike):
-        data, name = read_bytes(source, limits=limits), os.fspath(source)
+        try:
+            name = os.fsdecode(source)
+        except Exception as error:  # of a path object of somebody's own
+            raise ImageError(
+                f"a {type(source).__name__} that gives no path: {first_line(error)}",
+                remedy="give a path as text",
+            ) from error
+        data = read_bytes(name, limits=limits)
         return decode(data, name=name, limits=limits, colour_profile=colour_profile)
     if isinstance(source, bytes | bytearray | memoryview):
         return decode(bytes(source), limits=limits, colour_profile=colour_profile)
@@ -271,7 +283,11 @@ def _complaint(jpeg: bytes) -> str | None:
 
 
 def format_of(data: bytes) -> str | None:
-    """Name the format from its first bytes; None when unknown."""
+    """Name the format from its first bytes; None when unknown.
+
+    >>> format_of(b"GIF89a..."), format_of(b"%PDF-1.7"), format_of(b"text")
+    ('GIF', 'PDF', None)
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     if data[4:8] == b"ftyp":  # a box: size, "ftyp", major brand, version, further brands
@@ -291,6 +307,8 @@ def _damaged(error: Exception, *, name: str, kind: str) -> ImageError:
             path=name,
             remedy="reduce it, or raise that limit if you trust the file",
         )
+    if isinstance(error, MemoryError):
+        return ImageError("not enough memory to decode it", path=name, remedy="reduce it")
     detail = f"{error}".strip() or type(error).__name__
     if kind == "AVIF" and not features.check("avif"):
         return ImageError(detail, path=name, remedy="install Pillow from its own wheel")
@@ -461,6 +479,8 @@ def _from_tensor(tensor: torch.Tensor, *, limits: Limits) -> RGB:
             remedy="give (3, H, W) or (1, 3, H, W), uint8 or floats from 0 to 1",
         )
     _check_pixels(chw.shape[2], chw.shape[1], name="tensor", limits=limits)
+    if chw.is_meta or str(chw.layout) != "torch.strided":
+        raise ImageError("holds no pixels, or not all", path="tensor", remedy="give a dense tensor")
     chw = chw.detach().cpu()
     values = (chw.float() if floating else chw).numpy()
     if floating:

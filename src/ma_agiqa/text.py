@@ -14,7 +14,13 @@ _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def join_some(items: Sequence[str]) -> str:
-    """Return the first few items as text, and how many more there are; "none" of none."""
+    """Return the first few items as text, and how many more there are; "none" of none.
+
+    >>> join_some(["a.png", "b.png"])
+    'a.png, b.png'
+    >>> join_some("abcdefgh")
+    'a, b, c, d, e and 3 more'
+    """
     if not items:
         return "none"
     rest = len(items) - SHOWN
@@ -22,7 +28,11 @@ def join_some(items: Sequence[str]) -> str:
 
 
 def for_terminal(text: str) -> str:
-    """Return text in which no file name can steer a terminal: control characters as `\\x1b`."""
+    """Return text in which no file name can steer a terminal: control characters as `\\x1b`.
+
+    >>> for_terminal("a" + chr(27) + "[31m.png")
+    'a\\\\x1b[31m.png'
+    """
     return "".join(
         repr(c)[1:-1] if (category(c) == "Cc" and c not in "\n\t") or c in _TURNS else c
         for c in text
@@ -30,7 +40,11 @@ def for_terminal(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], lead: str) -> str:
-    """Return `; LEAD a, b, c; did you mean b?` for an error about an unknown name."""
+    """Return `; LEAD a, b, c; did you mean b?` for an error about an unknown name.
+
+    >>> did_you_mean("compakt", ["compact", "paper"], "known are")
+    '; known are compact, paper; did you mean compact?'
+    """
     choices = list(known)
     folded = {choice.casefold(): choice for choice in choices}
     close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]

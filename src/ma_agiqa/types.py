@@ -5,6 +5,7 @@ Shapes: H, W image height and width in pixels; h, w rows and columns of a qualit
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RGB: TypeAlias = "NDArray[np.uint8]"
-"""A decoded image: shape (H, W, 3), uint8, sRGB values as stored, upright, opaque."""
+"""A decoded image: shape (H, W, 3), uint8, sRGB, upright, opaque."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,14 @@ class Score:
             raise ValueError(f"{self.path} has no score: {self.error}")
         return self.score
 
+    def _repr_html_(self) -> str | None:
+        """Show an explained score in a notebook as a picture; others as text."""
+        if self.contributions is None:
+            return None
+        # By name, since what draws scores stands above what they are.
+        text: str = importlib.import_module("ma_agiqa.gallery.picture").html(self)
+        return text
+
     def to_row(self) -> dict[str, Any]:
         """Return the flat row that tables and JSON lines carry, in their fixed key order."""
         return {key: getattr(self, key) for key in ROW_KEYS}
@@ -77,5 +86,8 @@ class Score:
 
 ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error", "hint")
 
+SHOWN = "shown"
+"""Key under which a row of a gallery carries its thumbnail and map."""
+
 Row: TypeAlias = "dict[str, Any]"
-"""One line of results: `ROW_KEYS`, then what was kept of a table."""
+"""One line of results: `ROW_KEYS`, then what was kept of a table or read from the file."""

@@ -188,7 +188,7 @@ def test_an_empty_folder_beside_images_is_a_row(
         (["PICTURES", "--root", "."], "--column"),
         (["PICTURES", "--keep-columns"], "--keep-columns belongs to one table"),
         (["PICTURES", "--output", "scores.xlsx"], ".parquet"),
-        (["PICTURES", "--output", "nowhere/scores.csv"], "folder does not exist"),
+        (["PICTURES", "--output", "PICTURES/a.png/scores.csv"], "folder cannot be made"),
         (["PICTURES", "--fail-under", "nan"], "finite"),
         (["PICTURES", "--device", "toaster"], "toaster"),
     ],

@@ -326,6 +326,16 @@ def damages() -> Iterator[tuple[str, Any, str]]:
         torch.save({}, d / "pytorch_model.bin")
 
     yield "pickles", pickled, "pickled weights"
+    yield "a number for a part", lambda d: change_config(d, vision_config=5), "does not load"
+    for layers in (10**6, -1, "x"):
+
+        def count(d: Path, layers: object = layers) -> None:
+            config = json.loads((d / "config.json").read_text())
+            place = config.get("text_config", config)
+            place["num_hidden_layers"] = layers
+            (d / "config.json").write_text(json.dumps(config))
+
+        yield f"{layers} layers", count, "layers|does not load"
 
 
 @pytest.mark.parametrize(
@@ -340,6 +350,30 @@ def test_an_unusable_checkpoint_is_named_with_what_was_found(
         open_encoder(qwen_copy, device="cpu")
     assert str(qwen_copy) in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 2.0 ** 5000 }}",
+        "{% for x in 5 %}{% endfor %}",
+    ],
+)
+def test_a_template_that_fails_is_named(qwen_copy: Path, images: list[RGB], template: str) -> None:
+    (qwen_copy / "chat_template.jinja").write_text(template)
+    with pytest.raises((ModelError, ImageError), match=r"template fails|refuses it"):
+        open_encoder(qwen_copy, device="cpu").encode(images[:1], OFFICIAL)
+
+
+@pytest.mark.parametrize("token", [-5, 10**9])
+def test_a_mark_of_the_image_that_is_none_is_named(
+    qwen_copy: Path, images: list[RGB], token: int
+) -> None:
+    change_config(qwen_copy, image_token_id=token)
+    with pytest.raises((ModelError, ImageError)):
+        open_encoder(qwen_copy, device="cpu").encode(images[:1], OFFICIAL)
 
 
 def test_a_missing_tensor_is_an_error_and_no_random_start(

@@ -12,7 +12,7 @@ import typer
 from ma_agiqa.cli import options
 from ma_agiqa.cli.journal import Journal
 from ma_agiqa.cli.progress import progress
-from ma_agiqa.cli.results import check_output
+from ma_agiqa.cli.results import prepare_output
 from ma_agiqa.errors import MAAGIQAError, UsageError
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def peer(
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: scores are written as CSV", remedy="end the name in .csv")
-    check_output(out)
+    prepare_output(out)
     samples = datasets.load(data, root, TableColumns(image_column, score_column))
     measure = PyiqaMetric(metric, device=str(devices.resolve(device)))
     scores: dict[str, float] = {}

@@ -18,13 +18,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ma_agiqa.errors import ImageError, UsageError
-from ma_agiqa.types import ROW_KEYS, Row
+from ma_agiqa.errors import ImageError, MAAGIQAError, UsageError
+from ma_agiqa.types import ROW_KEYS, SHOWN, Row
 
 if TYPE_CHECKING:
     from ma_agiqa.types import RGB
@@ -41,31 +41,34 @@ class Input:
         problem: why there is nothing to read; None for an ordinary file.
         sha256: of the file's content, in hex; None until read.
         columns: the row of the table it comes from, as text, if that was asked for.
+        metadata: also note, as columns, what the file says of how it was generated.
     """
 
     path: str
     problem: str | None = None
     sha256: str | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
+    metadata: bool = False
 
     def row(self, scored: Row) -> Row:
-        """Return the row of results: the score, then what the table had.
+        """Return the row of results: the score, what the gallery shows, what the table had.
 
         A column of the table that is named like one of the results is called `table_NAME`.
         """
-        own = {key: scored[key] for key in ROW_KEYS}
+        own = {key: scored[key] for key in (*ROW_KEYS, SHOWN) if key in scored}
         kept = {f"table_{k}" if k in own else k: v for k, v in self.columns.items()}
         return {**own, "path": self.path, **kept}
 
-    def read(self) -> RGB:
+    def read(self, decode: Callable[..., RGB]) -> RGB:
         """Read the file once, note the hash of its content, and decode it.
+
+        Args:
+            decode: takes the bytes and the `name` for errors, as `images.decode` does.
 
         Raises:
             ImageError: it cannot be read, or `problem` is set.
         """
-        from ma_agiqa import images
-
-        return images.decode(self.read_bytes(), name=self.path)
+        return decode(self.read_bytes(), name=self.path)
 
     def read_bytes(self) -> bytes:
         """Read the file and note the hash of its content."""
@@ -77,7 +80,21 @@ class Input:
             raise ImageError(self.problem, path=self.path)
         data = images.read_bytes(self.path)
         self.sha256 = hashlib.sha256(data).hexdigest()
+        if self.metadata:
+            from ma_agiqa.gallery.metadata import generation_of
+
+            for key, value in generation_of(data).items():
+                if self.columns.get(key) is None:
+                    self.columns[key] = value
         return data
+
+    def with_metadata(self) -> Input:
+        """Return the input; its rows will say how it was generated, where the file does."""
+        from ma_agiqa.gallery.metadata import KEYS
+
+        self.columns = {**dict.fromkeys(KEYS), **self.columns}
+        self.metadata = True
+        return self
 
 
 class Listing:
@@ -207,3 +224,13 @@ def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # a link that loops, or leads where one may not go: reading it says so
+
+
+def count(words: list[str], column: str | None = None, root: Path | None = None) -> int | None:
+    """Count the inputs by listing them a second time; None if they come from stdin."""
+    if "-" in words:
+        return None
+    try:
+        return sum(1 for _ in Listing(words, column=column, root=root))
+    except MAAGIQAError:
+        return None  # the run itself meets the same error and reports it

@@ -16,7 +16,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ma_agiqa.cli import benchmark, data, evaluate, extract, models, options, score, train
+from ma_agiqa.cli import (
+    benchmark,
+    data,
+    evaluate,
+    extract,
+    gallery,
+    models,
+    options,
+    score,
+    serve,
+    sort,
+    train,
+)
 from ma_agiqa.errors import MAAGIQAError
 from ma_agiqa.text import for_terminal
 from ma_agiqa.version import __version__
@@ -55,6 +67,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("score")(score.score)
+app.command("explain")(gallery.explain)
+app.command("gallery")(gallery.gallery)
+app.command("sort")(sort.sort)
+app.command("serve")(serve.serve)
 app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -56,6 +56,21 @@ Prompt = Annotated[
         "--prompt", help="Words that generated the images, for questions that quote {prompt}."
     ),
 ]
+IgnoreProfiles = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-profiles",
+        help="Take colours as stored; else an image with a colour profile is converted to sRGB.",
+    ),
+]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        help="Decode in child processes, under limits of memory and time: for files from "
+        "strangers. An image that makes its decoder crash or spin is one failed row.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 
 Data = Annotated[

@@ -107,8 +107,9 @@ class Bar(Progress):
 
     def advance(self) -> None:
         self._bar.advance(self._task)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate="" if speed is None else f"{speed:.1f} images/s")
+        task = self._bar.tasks[0]
+        if task.elapsed:  # over all of them: those of a batch come at once
+            self._bar.update(self._task, rate=f"{task.completed / task.elapsed:.1f} images/s")
 
     def say(self, text: str) -> None:
         self._bar.console.print(for_terminal(text), highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,12 +26,14 @@ import typer
 from ma_agiqa import files
 from ma_agiqa.cli import options
 from ma_agiqa.cli.journal import Journal, json_line
-from ma_agiqa.errors import OutputError, UsageError
+from ma_agiqa.errors import DataError, OutputError, UsageError, first_line
 from ma_agiqa.text import for_terminal
 from ma_agiqa.types import ROW_KEYS, Row
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_CHUNK = 10_000
+
+MOST_HEADER = 2**20  # characters of a first line
 
 PAGE = 500
 """Rows per table on a terminal; a longer run prints several, so memory stays bounded."""
@@ -47,7 +50,7 @@ class Results:
         printer: shows rows on stdout.
         to: result file, or None.
         model: fingerprint of the model, for the journal beside `to`.
-        top: give only so many rows, best first.
+        few: what chooses the few rows to give; None to give all.
         fail_under: the score below which the run counts as missed.
 
     Attributes:
@@ -61,14 +64,14 @@ class Results:
         *,
         to: Path | None = None,
         model: str = "",
-        top: int | None = None,
+        few: Few | None = None,
         fail_under: float | None = None,
     ) -> None:
         self.journal = None if to is None else Journal(to, model=model)
         self.interrupted = False
         self._printer = printer
         self._to = to
-        self._best = None if top is None else Best(top)
+        self._few = few
         self._fail_under = fail_under
         self._scored = self._failed = self._reused = self._below = 0
         self._start = self._end = time.perf_counter()
@@ -87,10 +90,10 @@ class Results:
             except OutputError:
                 self._rescue([*self._kept(), row])
                 raise
-        if self._best is None:
+        if self._few is None:
             self._printer.row(row)
         else:
-            self._best.add(row)
+            self._few.add(row)
 
     def status(self) -> int:
         """Return the exit status: failed inputs count before a missed threshold."""
@@ -131,8 +134,8 @@ class Results:
 
     def _finish(self, *, complete: bool) -> None:
         """Print what is held back, then write the result file or say where rows are kept."""
-        if self._best is not None:
-            for row in self._best.rows():
+        if self._few is not None:
+            for row in self._few.rows():
                 self._printer.row(row)
         self._printer.close()
         if self.journal is None or self._to is None:
@@ -152,8 +155,8 @@ class Results:
 
     def _kept(self) -> Iterable[Row]:
         """Return the rows of the result file."""
-        if self._best is not None:
-            return self._best.rows()
+        if self._few is not None:
+            return self._few.rows()
         return () if self.journal is None else self.journal.rows()
 
     def _rescue(self, rows: Iterable[Row]) -> None:
@@ -275,25 +278,25 @@ PRINTERS: dict[Format, Callable[[], Printer]] = {
 }
 
 
-class Best:
-    """Keep the `size` rows of highest score, in bounded memory; equal scores keep their order."""
+class Few:
+    """Keep the `size` best rows, or the worst, in bounded memory; equal scores keep their order."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, *, worst: bool = False) -> None:
+        self._size, self._sign = size, -1 if worst else 1
         self._heap: list[tuple[float, int, Row]] = []
         self._order = count()
 
     def add(self, row: Row) -> None:
         if row["score"] is None:
             return
-        entry = (row["score"], -next(self._order), row)
+        entry = (self._sign * row["score"], -next(self._order), row)
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
         else:
             heapq.heappushpop(self._heap, entry)
 
     def rows(self) -> list[Row]:
-        """Return them, best first."""
+        """Return them, the best or the worst first."""
         return [row for _, _, row in sorted(self._heap, reverse=True)]
 
 
@@ -329,12 +332,12 @@ def _put(text: str) -> None:
         raise OutputError(f"cannot be written: {error.strerror}", path="stdout") from error
 
 
-def check_output(path: Path) -> None:
-    """Refuse a result file that could never be written, before work starts.
+def prepare_output(path: Path) -> None:
+    """Make the folder of a result file, or refuse one that could never be written.
 
     Raises:
         UsageError: the suffix names no known format.
-        OutputError: there is no such folder, or the path is a folder.
+        OutputError: the folder cannot be made, or the path is a folder.
     """
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
         raise UsageError(
@@ -343,8 +346,64 @@ def check_output(path: Path) -> None:
         )
     if path.is_dir():
         raise OutputError("is a folder", path=path, remedy="name a file in it")
-    if not path.parent.is_dir():
-        raise OutputError("its folder does not exist", path=path, remedy="make it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"its folder cannot be made: {error.strerror}", path=path, remedy="choose another place"
+        ) from error
+
+
+def is_results(path: Path) -> bool:
+    """Say whether a file is a result file of `score`, from its suffix and its columns."""
+    if path.suffix.lower() not in OUTPUT_SUFFIXES or not path.is_file():
+        return False
+    try:
+        return set(ROW_KEYS) <= set(_header_of(path))
+    except (OSError, ValueError):
+        return False
+
+
+def read_results(path: Path) -> list[Row]:
+    """Return the rows of a result file of `score`, in order.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
+            # Not by pandas, which rounds the last digit.
+            table[_NUMBERS] = table[_NUMBERS].map(float, na_action="ignore")
+    except (OSError, ValueError) as error:  # those of pandas and pyarrow are ValueErrors
+        raise DataError(
+            f"cannot be read as results: {first_line(error)}", path=path, remedy="score again"
+        ) from error
+    table = table.astype(object).where(table.notna(), None)
+    rows: list[Row] = table.to_dict("records")
+    return rows
+
+
+_NUMBERS = ["score", "percentile", "low", "high"]
+
+
+def _header_of(path: Path) -> list[str]:
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+    with path.open(encoding="utf-8", newline="") as file:
+        line = file.readline(MOST_HEADER)
+    if path.suffix.lower() == ".csv":
+        return next(csv.reader([line]), [])
+    first = json.loads(line)
+    return list(first) if isinstance(first, dict) else []
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:

@@ -7,32 +7,39 @@ a row stands in `results.py`.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ma_agiqa.cli import options
-from ma_agiqa.cli.inputs import Input, Listing
+from ma_agiqa.cli import options, stream
+from ma_agiqa.cli.inputs import Input, Listing, count
 from ma_agiqa.cli.progress import progress
-from ma_agiqa.cli.results import Format, Results, check_output, make_printer
-from ma_agiqa.errors import ImageError, MAAGIQAError, UsageError
+from ma_agiqa.cli.results import (
+    Few,
+    Format,
+    Results,
+    is_results,
+    make_printer,
+    prepare_output,
+    read_results,
+)
+from ma_agiqa.cli.stream import decoder
+from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
-    from ma_agiqa.cli.journal import Journal
     from ma_agiqa.scorer import Scorer
-    from ma_agiqa.types import Row
 
 Words = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
         help="Images, folders (with all below), quoted globs, - for a list of paths on stdin, "
-        "or with --column a CSV, Parquet or Excel table.",
+        "with --column a CSV, Parquet or Excel table, or a result file of `score` alone, which is "
+        "not scored again.",
     ),
 ]
 Column = Annotated[str | None, typer.Option(help="Column of a table that holds paths.")]
@@ -65,6 +72,18 @@ Top = Annotated[
     int | None,
     typer.Option(metavar="K", min=1, help="Only the K best, best first; failures go to stderr."),
 ]
+Worst = Annotated[
+    int | None,
+    typer.Option(metavar="K", min=1, help="Only the K worst, worst first; the same otherwise."),
+]
+Metadata = Annotated[
+    bool,
+    typer.Option(
+        "--metadata",
+        help="Rows say how a picture was generated, where its file does: prompt, checkpoint, "
+        "seed, steps, sampler.",
+    ),
+]
 FailUnder = Annotated[
     float | None,
     typer.Option(metavar="X", help="Exit with 3 if a score is below X (1 if inputs failed too)."),
@@ -88,7 +107,11 @@ def score(
     to: Output = None,
     style: Style = None,
     top: Top = None,
+    worst: Worst = None,
     fail_under: FailUnder = None,
+    metadata: Metadata = False,
+    ignore_profiles: options.IgnoreProfiles = False,
+    isolate: options.Isolate = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Score images: the opinion score that people would give, and how it ranks among theirs.
@@ -99,11 +122,26 @@ def score(
     """
     if fail_under is not None and not math.isfinite(fail_under):
         raise UsageError(f"--fail-under needs a finite number, got {fail_under}")
+    if top is not None and worst is not None:
+        raise UsageError("--top and --worst exclude each other")
     if to is not None:
-        check_output(to)
+        prepare_output(to)
+    printer = make_printer(style, to_file=to is not None)
+    few = Few(top or worst or 0, worst=worst is not None) if top or worst else None
+    made = [Path(word) for word in words if column is None and is_results(Path(word))]
+    if made:
+        if len(made) < len(words):
+            raise UsageError(f"{made[0]} holds results: give it alone, or images alone")
+        results = Results(printer, to=to, model="read", few=few, fail_under=fail_under)
+        with results:
+            for row in chain.from_iterable(map(read_results, made)):
+                results.add(row, sha256=None, reused=True)
+        raise typer.Exit(results.status())
     listing = Listing(words, column=column, root=root, keep_columns=keep_columns)
     items = iter(listing)
     items = chain([next(items)], items)  # "no images" is said before a model is loaded
+    if metadata:
+        items = map(Input.with_metadata, items)
 
     from ma_agiqa.models import checkpoint, registry
     from ma_agiqa.scorer import load
@@ -125,13 +163,18 @@ def score(
         if scorer.semantics is not None:
             fingerprint += f"+{scorer.semantics.fingerprint}"
             fingerprint += "" if prompt is None else f"+{prompt}"
-    printer = make_printer(style, to_file=to is not None)
-    results = Results(printer, to=to, model=fingerprint, top=top, fail_under=fail_under)
-    total = partial(_count, words, column, root)
-    with results, progress(total, title="scoring", quiet=quiet) as shown:
-        for item, row, reused in _rows(items, scorer, results.journal, prompt):
+        fingerprint += "+colours as stored" if ignore_profiles else ""
+    results = Results(printer, to=to, model=fingerprint, few=few, fail_under=fail_under)
+    total = partial(count, words, column, root)
+    with ExitStack() as stack:
+        decode = stack.enter_context(decoder(scorer, ignore_profiles, isolate))
+        stack.enter_context(results)
+        shown = stack.enter_context(progress(total, title="scoring", quiet=quiet))
+        for item, row, reused in stream.rows(
+            items, scorer, results.journal, decode=decode, prompt=prompt
+        ):
             results.add(row, sha256=item.sha256, reused=reused)
-            if top is not None and row["error"] is not None:
+            if few is not None and row["error"] is not None:
                 shown.say(f"failed: {row['path']}: {row['error']}")
             shown.advance()
     if not quiet:
@@ -149,53 +192,3 @@ def _check_prompt(scorer: Scorer, prompt: str | None) -> None:
         )
     if prompt is not None and not quoted:
         raise UsageError(f"no question of {scorer.name} quotes a prompt: leave out --prompt")
-
-
-def _rows(
-    items: Iterator[Input], scorer: Scorer, journal: Journal | None, prompt: str | None
-) -> Iterator[tuple[Input, Row, bool]]:
-    """Yield each input with its row, and whether that is one an earlier run kept."""
-    looked_up = ((item, _kept(item, journal)) for item in items)
-    for reused, run in groupby(looked_up, key=lambda pair: pair[1] is not None):
-        if reused:
-            yield from ((item, row, True) for item, row in run if row is not None)
-        else:
-            yield from _scored((item for item, _ in run), scorer, prompt)
-
-
-def _kept(item: Input, journal: Journal | None) -> Row | None:
-    if journal is None or not journal.knows(item.path):
-        return None
-    try:
-        item.read_bytes()
-    except ImageError:
-        return None  # gone since; scoring it makes the row that says so
-    row = journal.reusable(item.path, item.sha256)
-    return None if row is None else item.row(row)
-
-
-def _scored(
-    items: Iterator[Input], scorer: Scorer, prompt: str | None
-) -> Iterator[tuple[Input, Row, bool]]:
-    waiting: deque[Input] = deque()
-
-    def noted() -> Iterator[Input]:
-        for item in items:
-            waiting.append(item)
-            yield item
-
-    for result in scorer.score(
-        noted(), read=Input.read, content=lambda item: item.sha256, prompt=lambda _: prompt
-    ):
-        item = waiting.popleft()
-        yield item, item.row(result.to_row()), False
-
-
-def _count(words: list[str], column: str | None, root: Path | None) -> int | None:
-    """Count the inputs by listing them a second time; None if they come from stdin."""
-    if "-" in words:
-        return None
-    try:
-        return sum(1 for _ in Listing(words, column=column, root=root))
-    except MAAGIQAError:
-        return None  # the run itself meets the same error and reports it

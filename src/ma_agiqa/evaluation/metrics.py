@@ -71,7 +71,11 @@ class MetricWarning(UserWarning):
 
 
 def srcc(mos: ArrayLike, pred: ArrayLike) -> float:
-    """Return Spearman's rank correlation, in [-1, 1]; see the module for NaN and errors."""
+    """Return Spearman's rank correlation, in [-1, 1]; see the module for NaN and errors.
+
+    >>> srcc([1, 2, 3, 4], [10, 20, 40, 30])
+    0.8
+    """
     mos, pred = as_pair(mos, pred)
     if not _defined("srcc", mos, pred):
         return float("nan")
@@ -87,7 +91,11 @@ def krcc(mos: ArrayLike, pred: ArrayLike) -> float:
 
 
 def plcc_raw(mos: ArrayLike, pred: ArrayLike) -> float:
-    """Return Pearson's correlation without any fit, in [-1, 1]; see the module."""
+    """Return Pearson's correlation without any fit, in [-1, 1]; see the module.
+
+    >>> plcc_raw([1, 2, 3], [2, 4, 6])
+    1.0
+    """
     mos, pred = as_pair(mos, pred)
     if not _defined("plcc_raw", mos, pred):
         return float("nan")

@@ -59,9 +59,7 @@ from ma_agiqa.types import RGB
 AUTO_CLASS = "AutoModelForImageTextToText"
 LAYOUT = "user: question, image; generation prompt"
 NO_TOKEN = -1  # no token has this id
-
-_FOREIGN = (ValueError, KeyError, TypeError, OSError, AttributeError, RuntimeError)
-"""What transformers raises for files it cannot use; it has no error class of its own."""
+MOST_LAYERS = 1000  # of any model there is; more would be built for minutes
 
 Inputs = dict[str, Tensor]
 
@@ -131,7 +129,11 @@ class TransformersEncoder:
             groups[tuple(map(_shapes, inputs))].append(i)
         for members in groups.values():
             batches = [_joined([asked[i][k] for i in members]) for k in range(len(questions))]
-            vectors[members] = self._pooled(batches)
+            try:
+                vectors[members] = self._pooled(batches)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                # What a configuration asks for that the network does not have.
+                raise ModelError(f"it cannot be run: {first_line(error)}") from error
         return vectors
 
     def _pooled(self, batches: Sequence[Inputs]) -> Tensor:
@@ -185,6 +187,8 @@ class TransformersEncoder:
             )
         except (ValueError, ZeroDivisionError) as error:
             raise ImageError(f"the model's preprocessing refuses it: {error}") from error
+        except Exception as error:  # a template is a program: it fails in any way it likes
+            raise ModelError(f"its chat template fails: {first_line(error)}") from error
         return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     def _check_question(self, question: Question) -> None:
@@ -234,7 +238,14 @@ def open_encoder(
             remedy="--pool all or --pool last",
         )
     language = config.get_text_config()
-    chosen = resolve_layer(layer, layers=int(language.num_hidden_layers))
+    layers = language.num_hidden_layers
+    if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
+        raise ModelError(
+            f"says that it has {layers!r} layers",
+            path=directory / "config.json",
+            remedy="the download is damaged; fetch it again",
+        )
+    chosen = resolve_layer(layer, layers=layers)
     identity = {
         "encoder": f"{config.model_type} of transformers",
         "weights": fingerprint_of_weights(open_weights(directory)),
@@ -392,7 +403,7 @@ def read_config(directory: Path) -> Any:
 
     try:
         return transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    except _FOREIGN as error:
+    except Exception as error:  # transformers has no error class of its own
         raise ModelError(
             f"transformers {transformers.__version__} does not load this model: "
             f"{first_line(error)}",
@@ -427,7 +438,7 @@ def read_processor(directory: Path) -> Any:
         processor = transformers.AutoProcessor.from_pretrained(directory, local_files_only=True)
     except ImportError as error:
         raise MissingExtraError(_package(error), "lmm") from error
-    except _FOREIGN as error:
+    except Exception as error:  # transformers has no error class of its own
         raise ModelError(
             f"its processor cannot be read: {first_line(error)}",
             path=directory,

@@ -68,6 +68,9 @@ class Source:
     def parse(cls, text: str, *, split: str) -> Source:
         """Return the data set that `NAME=ROOT` or `NAME=ROOT@SPLIT` names.
 
+        >>> Source.parse("live-itw=photos@random-8-2-0", split="paper").split
+        'random-8-2-0'
+
         Args:
             split: of a text that names none.
 

@@ -149,10 +149,12 @@ class Run:
         except _UNREADABLE as error:
             raise ModelError(f"the saved state is damaged: {error}", path=path) from error
         self.notes.append(f"resumed after epoch {len(history)}")
+        if self._first:
+            self._write_log(history)  # a kill may have come before it was written
         return history, best
 
     def record(self, trainer: Trainer, history: list[dict[str, Any]], best: float | None) -> None:
-        """Write the state, then the log; a kill in between costs nothing."""
+        """Write the state, then the log, which follows from it."""
         state = {"trainer": trainer.state_dict(), "history": history, "best": best}
         try:
             with atomic_path(self.folder / "state.pt") as path:
@@ -161,9 +163,12 @@ class Run:
             raise OutputError(
                 f"the state could not be written: {error}", path=self.folder
             ) from error
+        self._write_log(history)
+        self._draw(history)
+
+    def _write_log(self, history: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_atomically(self.folder / "log.jsonl", lines)
-        self._draw(history)
 
     def tell(self, observer: Observer) -> None:
         """Pass on what has come up since the last time."""

@@ -1,0 +1,110 @@
+"""`ma-agiqa serve` as a process, and its page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.browser import browser
+from support.command_line import MAIN, run
+from support.encoding import encoded
+
+PICTURE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def start(*words: object) -> tuple[subprocess.Popen[str], str]:
+    """Return a service and its address."""
+    words = ("serve", "--port", "0", "--device", "cpu", *words)
+    child = subprocess.Popen([*MAIN, *map(str, words)], stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if found := re.search(r"http://\S+", line):
+            return child, found[0]
+    raise AssertionError(f"it ended with status {child.wait()}")
+
+
+@pytest.fixture(scope="module")
+def address(tiny_compact: Path) -> Iterator[str]:
+    child, address = start("--model", tiny_compact)
+    yield address
+    child.terminate()
+    child.communicate(timeout=30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to answer")
+def test_it_scores_logs_and_ends_when_told(tiny_compact: Path) -> None:
+    child, address = start("--model", tiny_compact)
+    try:
+        reply = httpx.post(f"{address}/v1/score", files={"image": ("a.png", PICTURE)}, timeout=60)
+        assert reply.json()["results"][0]["path"] == "a.png"
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, log = child.communicate(timeout=60)
+    assert child.returncode == 0, log
+    (line,) = log.splitlines()
+    said = json.loads(line)
+    assert (said["path"], said["status"], said["method"]) == ("/v1/score", 200, "POST")
+    assert "Traceback" not in log
+
+
+def test_wrong_use_is_one_line(tiny_compact: Path, tmp_path: Path, address: str) -> None:
+    taken = address.rsplit(":", 1)[1]
+    (tmp_path / "empty").write_text("\n")
+    for words, reason in (
+        (["--port", taken], "cannot listen there"),
+        (["--api-key-file", tmp_path / "no"], "key cannot be read"),
+        (["--api-key-file", tmp_path / "empty"], "holds no key"),
+    ):
+        result = run("serve", "--model", tiny_compact, "--device", "cpu", *words)
+        assert result.exit_code == 2, result.output
+        assert reason in result.stderr
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 800)])
+def test_the_page_scores_pictures(address: str, tmp_path: Path, width: int, height: int) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    files = []
+    for number in range(3):
+        path = tmp_path / f"p{number}.png"
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels // (number + 1)).save(path)
+        files.append(str(path))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with browser(tmp_path / "profile", width=width, height=height) as window:
+        page: Any = window
+        page.get(address)
+        page.find_element("id", "files").send_keys("\n".join([*files, str(tmp_path / "bad.png")]))
+        WebDriverWait(page, 60).until(
+            lambda one: "3 of 4 scored, 1 failed" in one.find_element("id", "status").text
+        )
+        numbers = [float(e.text) for e in page.find_elements("css selector", ".number")]
+        assert len(numbers) == 3
+        page.execute_script(
+            "const s = document.getElementById('sort'); s.value = 'best first';"
+            "s.dispatchEvent(new Event('change')); document.getElementById('maps').click()"
+        )
+        ordered = [float(e.text) for e in page.find_elements("css selector", ".number")]
+        assert ordered == sorted(numbers, reverse=True)
+        assert page.find_element("css selector", ".frame canvas").is_displayed()
+        overflow = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert page.execute_script(overflow) <= 0  # nothing sticks out, on a phone too
+        unnamed = """return [...document.querySelectorAll('button, input, select, img')].filter(
+            e => !(e.labels?.length || e.textContent.trim() || e.alt || e.ariaLabel)).length"""
+        assert page.execute_script(unnamed) == 0
+        severe = [line for line in page.get_log("browser") if line["level"] == "SEVERE"]
+        assert all("415" in line["message"] for line in severe)  # the one that is no image
+        shot = Image.open(io.BytesIO(page.get_screenshot_as_png()))
+        assert shot.width >= min(width, 390)
