@@ -114,7 +114,7 @@ def test_a_run_on_two_sets_resumes_to_the_same_weights(
         torch.load(tmp_path / name / "state.pt", weights_only=True)["trainer"]
         for name in ("whole", "broken")
     ]
-    assert "maps.offset" in saved[0]["learner"]
+    assert "network.likeness.weight" in saved[0]["learner"]
     for part in ("learner", "average"):
         for name, value in saved[0][part].items():
             assert torch.equal(value, saved[1][part][name]), f"{part} {name}"

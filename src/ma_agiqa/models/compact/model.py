@@ -137,10 +137,16 @@ class ContentExpert(nn.Module):
         """Return mean and deviation over places, stage by stage, (B, F)."""
         last, stages = self.trunk(images, _STAGES)
         found = []
-        for features in (*stages, last):
-            variance, mean = torch.var_mean(features.float(), (2, 3), correction=0)
-            found += [mean, (variance + _LEAST_DEVIATION**2).sqrt()]
-        return torch.cat(found, dim=1)
+        for features_BChw in (*stages, last):
+            # As matrix products: in this layout a reduction takes ten times as long.
+            features_BNC = features_BChw.float().permute(0, 2, 3, 1).flatten(1, 2)
+            share_11N = features_BNC.new_full((1, 1, features_BNC.shape[1]), 1.0).div_(
+                features_BNC.shape[1]
+            )
+            mean_B1C = share_11N @ features_BNC
+            variance_B1C = share_11N @ (features_BNC - mean_B1C).square()
+            found += [mean_B1C, (variance_B1C + _LEAST_DEVIATION**2).sqrt()]
+        return torch.cat(found, dim=2).squeeze(1)
 
     def forward(self, images: Tensor) -> Tensor:
         statistics = (self.statistics(images) - self.mean) * self.scale
