@@ -147,7 +147,7 @@ class Scorer:
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
         side_by_side = self.device.type == "cpu" and model.alone
         if side_by_side:
-            default_batch = 2 * default_workers
+            default_batch = 4 * default_workers
         self.batch_size = _positive("batch_size", batch_size, default_batch)
         self.workers = _positive("workers", workers, default_workers)
         self.model = model.to(self.device).eval()
