@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from socket import socket
 from typing import Annotated
 
 import typer
@@ -89,8 +90,8 @@ def serve(
     class Server(uvicorn.Server):
         """Says where it listens, and refuses new work once it is told to end."""
 
-        async def startup(self, sockets: list[object] | None = None) -> None:
-            await super().startup(sockets)  # type: ignore[arg-type]
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets)
             if self.started:
                 at = self.servers[0].sockets[0].getsockname()
                 name = f"[{at[0]}]" if ":" in at[0] else at[0]

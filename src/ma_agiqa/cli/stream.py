@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,7 +58,8 @@ def scored(
         content=lambda item: item.sha256,
         prompt=lambda _: prompt,
     ):
-        yield waiting.popleft(), score
+        item = waiting.popleft()
+        yield item, dataclasses.replace(score, path=item.path)
 
 
 def rows(
