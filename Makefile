@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 
 demo: $(VENV)/.base
 	$(BIN)/ma-agiqa score examples/pictures
+	$(BIN)/ma-agiqa gallery examples/pictures --title "Sample pictures" --quiet
+	@echo "Open gallery.html in a browser: it lies in $(CURDIR)"
 
 test: $(VENV)/.dev lint docs
 	$(BIN)/python -m pytest

@@ -38,7 +38,9 @@ def main() -> None:
         draw_page(folder, out)
     picture = SAMPLES / "lake_1-noise.jpg"
     subprocess.run([*PROGRAM, "explain", picture, "--out", out, "-q"], cwd=REPOSITORY, check=True)
-    (out / "lake_1-noise.png").replace(out / "explain.png")
+    drawn = out / "lake_1-noise.png"
+    save(Image.open(drawn), out / "explain.png")
+    drawn.unlink()
 
 
 def draw_gallery(folder: Path, out: Path) -> None:
@@ -86,8 +88,12 @@ def wait(view: Any, script: str) -> None:
 
 
 def keep(view: Any, path: Path) -> None:
-    shot = Image.open(io.BytesIO(view.get_screenshot_as_png())).convert("RGB")
-    shot.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    save(Image.open(io.BytesIO(view.get_screenshot_as_png())), path)
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Save with few colours: a picture of a page, not of what it shows."""
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path)
 
 
