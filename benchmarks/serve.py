@@ -77,6 +77,7 @@ def main() -> None:
         "serve": served,
         "share_of_offline": round(served["images_per_second"] / best, 3),
         "overload": overloaded,
+        "broken_connections": BROKEN[0],
         "hostile": {**hostile, "tracebacks": "".join(log).count("Traceback")},
     }
     keep(report, "serve_compact", options.out)
@@ -135,8 +136,18 @@ async def clients(address: str, count: int) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+BROKEN = [0]
+"""Requests whose connection broke; each was sent again."""
+
+
 async def post(client: httpx.AsyncClient, data: bytes) -> httpx.Response:
-    return await client.post("/v1/score", files={"image": ("a.jpg", data)})
+    while True:
+        try:
+            return await client.post("/v1/score", files={"image": ("a.jpg", data)})
+        except httpx.TransportError:
+            BROKEN[0] += 1
+            if BROKEN[0] > 100:
+                raise
 
 
 def figure(text: str, name: str) -> float:

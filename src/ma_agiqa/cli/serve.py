@@ -113,6 +113,7 @@ def serve(
             port=port,
             log_level="error",
             access_log=False,
+            timeout_keep_alive=75,  # longer than proxies keep a connection that they may use again
             timeout_graceful_shutdown=int(timeout) + 5,
         )
     )
