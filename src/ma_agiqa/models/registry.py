@@ -33,7 +33,8 @@ class Blueprint:
 
     Attributes:
         architecture: name in `ARCHITECTURES`.
-        network: dropout rate and scale of the scores -> arguments of the architecture.
+        network: dropout rate, scale of the scores, number of data sets -> arguments of the
+            architecture.
         preprocess: what an image becomes before the network sees it.
         recipe: name of the default recipe, in `training/recipe.py`.
         semantics: whether it takes semantic vectors; how many and how wide is known from
@@ -41,7 +42,7 @@ class Blueprint:
     """
 
     architecture: str
-    network: Callable[[float, Scale], dict[str, Any]]
+    network: Callable[[float, Scale, int], dict[str, Any]]
     preprocess: Preprocess
     recipe: str
     semantics: bool = False
@@ -77,7 +78,12 @@ MODELS: dict[str, ModelEntry] = {
         "from ImageNet weights of EfficientNet-Lite0 (Apache-2.0)",
         blueprint=Blueprint(
             architecture="compact",
-            network=lambda drop, scale: {"low": scale.low, "high": scale.high, "drop": drop},
+            network=lambda drop, scale, sets: {
+                "low": scale.low,
+                "high": scale.high,
+                "drop": drop,
+                "readouts": sets,
+            },
             # Pictures at their own resolution, where noise, blur and artefacts live.
             preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),
             recipe="compact",
@@ -91,7 +97,7 @@ MODELS: dict[str, ModelEntry] = {
         source="own training",
         blueprint=Blueprint(
             architecture="ma-agiqa",
-            network=lambda drop, scale: {"semantics": 0, "visual": {"dropout": drop}},
+            network=lambda drop, scale, sets: {"semantics": 0, "visual": {"dropout": drop}},
             preprocess=Preprocess(kind="paper"),
             recipe="paper",
         ),
@@ -105,7 +111,7 @@ MODELS: dict[str, ModelEntry] = {
         "mPLUG-Owl2: Hub MAGAer13/mplug-owl2-llama2-7b",
         blueprint=Blueprint(
             architecture="ma-agiqa",
-            network=lambda drop, scale: {"visual": {"dropout": drop}, "dropout": drop},
+            network=lambda drop, scale, sets: {"visual": {"dropout": drop}, "dropout": drop},
             preprocess=Preprocess(kind="paper"),
             recipe="paper",
             semantics=True,

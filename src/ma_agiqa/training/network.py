@@ -66,7 +66,7 @@ def find_start(model: str) -> Start:
     compact = config.architecture == "compact"
     return Start(
         architecture=config.architecture,
-        network=lambda drop, scale: dict(config.network),
+        network=lambda drop, scale, sets: dict(config.network),
         preprocess=config.preprocess,
         recipe="compact-tune" if compact else "modern-tune",
         semantics=not compact and config.network.get("semantics", PAPER_SEMANTICS) > 0,
@@ -94,7 +94,7 @@ def check_arguments(start: Start, settings: Iterable[str]) -> None:
     settings = tuple(settings)
     if not settings:
         return
-    network = with_arguments(start.network(0.0, Scale(0.0, 1.0)), settings)
+    network = with_arguments(start.network(0.0, Scale(0.0, 1.0), 1), settings)
     with torch.device("meta"):
         checkpoint.build_architecture(start.architecture, network, source="network")
 

@@ -203,10 +203,8 @@ def _model_config(
     where, first = environment(), sets[0]
     scores = first.to_model(first.scores("train"))
     name, scale = request.model, first.scale
-    network = {**start.network(request.recipe.drop, scale)}
+    network = {**start.network(request.recipe.drop, scale, len(sets))}
     if start.config is None:
-        if start.architecture == "compact":
-            network["readouts"] = len(sets)
         network = with_arguments({**network, **network_arguments(store)}, request.network)
     else:
         name, scale = f"{start.config.name.removesuffix(TUNED)}{TUNED}", start.config.scale
