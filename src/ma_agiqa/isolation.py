@@ -24,7 +24,6 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -96,12 +95,7 @@ class IsolatedDecoder:
     def __enter__(self) -> IsolatedDecoder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:

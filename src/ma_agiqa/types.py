@@ -71,6 +71,12 @@ class Score:
             raise ValueError(f"{self.path} has no score: {self.error}")
         return self.score
 
+    @property
+    def map(self) -> NDArray[np.float32] | None:
+        """The map to show: the quality of places; of a model whose places have no weights, what
+        they add; None without an explanation."""
+        return self.contribution_map if self.quality_map is None else self.quality_map
+
     def _repr_html_(self) -> str | None:
         """Show an explained score in a notebook as a picture; others as text."""
         if self.contributions is None:

@@ -62,6 +62,20 @@ def test_a_result_file_is_not_scored_again(
     assert best == order[:-3:-1]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_path_with_a_line_separator_is_read_again(
+    tiny_compact: Path, tmp_path: Path, suffix: str
+) -> None:
+    picture = tmp_path / "a\u2028b.png"
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(picture)
+    results = tmp_path / f"scores{suffix}"
+    made = score(str(picture), "--output", results, "--format", "jsonl", model=tiny_compact)
+    again = run("score", results, "--format", "jsonl")
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout == made.stdout
+    assert json.loads(again.stdout)["path"] == str(picture)
+
+
 def test_worst_gives_the_worst_of_pictures(pictures: Path, tiny_compact: Path) -> None:
     whole = rows_of(score(str(pictures), model=tiny_compact).stdout)
     worst = rows_of(score(str(pictures), "--worst", 1, model=tiny_compact).stdout)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ma_agiqa.cli import options, stream
-from ma_agiqa.cli.inputs import Input, Listing, count
+from ma_agiqa.cli.inputs import Input, Listing, begun, count
 from ma_agiqa.cli.journal import Journal
 from ma_agiqa.cli.progress import progress
-from ma_agiqa.cli.results import is_results, read_results
-from ma_agiqa.errors import ImageError, OutputError, UsageError
+from ma_agiqa.cli.results import is_results, make_folder_of, read_results
+from ma_agiqa.errors import ImageError, UsageError
 from ma_agiqa.types import ROW_KEYS, SHOWN
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ def explain(
 
     One PNG for each image. Exit status: 0 all good, 1 some inputs failed, 2 wrong use.
     """
-    items = iter(Listing(words))
-    items = chain([next(items)], items)
+    items = begun(Listing(words))
 
     from ma_agiqa.files import atomic_path
+    from ma_agiqa.gallery.arrange import free_name
     from ma_agiqa.gallery.picture import explained, png
     from ma_agiqa.scorer import load
 
@@ -68,7 +67,7 @@ def explain(
                 failed += 1
                 shown.say(f"failed: {item.path}: {score.error}")
             else:
-                place = out / _free_name(Path(item.path).stem, names)
+                place = out / free_name(f"{Path(item.path).stem}.png", names)
                 with atomic_path(place) as temporary:
                     temporary.write_bytes(png(explained(rgb, score)))
                 done += 1
@@ -144,8 +143,7 @@ def _from_images(
     isolate: bool,
     quiet: bool,
 ) -> int:
-    listed = map(Input.with_metadata, Listing(words))
-    items = chain([next(listed)], listed)
+    items = map(Input.with_metadata, begun(Listing(words)))
 
     from ma_agiqa.gallery.page import shown, thumbnail
     from ma_agiqa.models import checkpoint, registry
@@ -159,7 +157,7 @@ def _from_images(
     def more(item: Input, score: Score) -> dict[str, Any]:
         return {SHOWN: shown(score, thumbnail=small.pop(id(item), None))}
 
-    _make_folder(out)
+    make_folder_of(out)
     journal = Journal(out, model=f"gallery+{fingerprint}", keys=(*ROW_KEYS, SHOWN))
     failed = 0
     try:
@@ -205,7 +203,7 @@ def _from_results(results: Path, out: Path, *, title: str, quiet: bool) -> int:
                     failed += 1
             row[SHOWN] = {"thumbnail": small}
             bar.advance()
-    _make_folder(out)
+    make_folder_of(out)
     _write(out, lambda: found, title=title, failed=failed, quiet=quiet)
     return failed
 
@@ -217,22 +215,3 @@ def _write(out: Path, rows: Any, *, title: str, failed: int, quiet: bool) -> Non
     if not quiet:
         size = out.stat().st_size / 2**20
         typer.echo(f"{out}: {number} pictures, {failed} failed, {size:.1f} MiB", err=True)
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"its folder cannot be made: {error.strerror}", path=out, remedy="choose another place"
-        ) from error
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """Return a file name that no earlier image of this run has."""
-    name, number = f"{stem}.png", 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{stem}-{number}.png"
-    taken.add(name.casefold())
-    return name

@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,6 +225,16 @@ def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # a link that loops, or leads where one may not go: reading it says so
+
+
+def begun(listing: Listing) -> Iterator[Input]:
+    """Return the inputs, the first one found already: "no images" is said before a model is loaded.
+
+    Raises:
+        UsageError, DataError: as of iterating the listing.
+    """
+    items = iter(listing)
+    return chain([next(items)], items)
 
 
 def count(words: list[str], column: str | None = None, root: Path | None = None) -> int | None:

@@ -346,6 +346,15 @@ def prepare_output(path: Path) -> None:
         )
     if path.is_dir():
         raise OutputError("is a folder", path=path, remedy="name a file in it")
+    make_folder_of(path)
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file will lie in.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -370,27 +379,25 @@ def read_results(path: Path) -> list[Row]:
     Raises:
         DataError: it is damaged.
     """
-    import pandas as pd
+    from ma_agiqa.data.samples import stream_rows
 
     try:
         if path.suffix.lower() == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
-            # Not by pandas, which rounds the last digit.
-            table[_NUMBERS] = table[_NUMBERS].map(float, na_action="ignore")
-    except (OSError, ValueError) as error:  # those of pandas and pyarrow are ValueErrors
+            with path.open(encoding="utf-8") as file:  # a path may hold what splitlines() takes
+                return [json.loads(line) for line in file]  # for the end of a line
+        texts = [row for _, row in stream_rows(path, "path", whole=True)]
+        return [{**row, **{key: _number(row[key]) for key in _NUMBERS}} for row in texts]
+    except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as results: {first_line(error)}", path=path, remedy="score again"
         ) from error
-    table = table.astype(object).where(table.notna(), None)
-    rows: list[Row] = table.to_dict("records")
-    return rows
 
 
-_NUMBERS = ["score", "percentile", "low", "high"]
+_NUMBERS = ("score", "percentile", "low", "high")
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
 
 
 def _header_of(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ma_agiqa.cli import options, stream
-from ma_agiqa.cli.inputs import Input, Listing, count
+from ma_agiqa.cli.inputs import Input, Listing, begun, count
 from ma_agiqa.cli.progress import progress
 from ma_agiqa.cli.results import (
     Few,
@@ -138,8 +138,7 @@ def score(
                 results.add(row, sha256=None, reused=True)
         raise typer.Exit(results.status())
     listing = Listing(words, column=column, root=root, keep_columns=keep_columns)
-    items = iter(listing)
-    items = chain([next(items)], items)  # "no images" is said before a model is loaded
+    items = begun(listing)
     if metadata:
         items = map(Input.with_metadata, items)
 

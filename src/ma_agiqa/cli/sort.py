@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ma_agiqa.cli import options, stream
-from ma_agiqa.cli.inputs import Listing, count
+from ma_agiqa.cli.inputs import Listing, begun, count
 from ma_agiqa.cli.progress import progress
 from ma_agiqa.cli.results import Few, is_results, read_results
 from ma_agiqa.errors import ImageError, UsageError
-from ma_agiqa.text import for_terminal
+from ma_agiqa.text import for_terminal, join_some
 
 if TYPE_CHECKING:
     from ma_agiqa.gallery.arrange import Step
@@ -74,7 +74,7 @@ def sort(
         typer.echo(f"{len(back)} moved back, {len(left)} could not be: {_names(left)}", err=True)
         raise typer.Exit(options.SOME_FAILED if left else options.OK)
     schemes = _schemes(write_rating)
-    chosen = [name for name, value in _choices(best, worst, below).items() if value is not None]
+    chosen = [choice for choice in (best, worst, below) if choice is not None]
     if not words or len(chosen) > 1 or (to is None) != (not chosen) or not (chosen or schemes):
         raise UsageError(
             "say what to do with which pictures",
@@ -90,12 +90,6 @@ def sort(
     if schemes:
         failed += _rate(rows, schemes, yes=yes, quiet=quiet)
     raise typer.Exit(options.SOME_FAILED if failed else options.OK)
-
-
-def _choices(
-    best: int | None, worst: int | None, below: float | None
-) -> dict[str, int | float | None]:
-    return {"best": best, "worst": worst, "below": below}
 
 
 def _schemes(wanted: str | None) -> tuple[str, ...]:
@@ -116,16 +110,13 @@ def _rows(
     if any(is_results(Path(word)) for word in words):
         found = list(chain.from_iterable(read_results(Path(word)) for word in words))
     else:
-        items = iter(Listing(words))
-        items = chain([next(items)], items)
+        items = begun(Listing(words))
 
+        from ma_agiqa.images import decode
         from ma_agiqa.scorer import load
 
         scorer = load(model, device=device, workers=workers)
-        with (
-            stream.decoder(scorer, False, False) as decode,
-            progress(partial(count, words), title="scoring", quiet=quiet) as shown,
-        ):
+        with progress(partial(count, words), title="scoring", quiet=quiet) as shown:
             for _, row, _ in stream.rows(items, scorer, None, decode=decode):
                 found.append(row)
                 if row["error"] is not None:
@@ -189,6 +180,4 @@ def _rate(rows: list[Row], schemes: Sequence[str], *, yes: bool, quiet: bool) ->
 
 
 def _names(steps: Sequence[Step]) -> str:
-    from ma_agiqa.text import join_some
-
     return for_terminal(join_some([str(step.source) for step in steps]))

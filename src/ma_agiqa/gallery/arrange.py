@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 
 from ma_agiqa.errors import DataError, ImageError, OutputError, first_line
 from ma_agiqa.files import write_atomically
+from ma_agiqa.gallery.metadata import parse_xmp, xmp_packet
 from ma_agiqa.images import FORMATS, format_of, read_bytes
 from ma_agiqa.types import Row
 
@@ -61,13 +62,23 @@ def plan(paths: Iterable[str], folder: Path) -> list[Step]:
     for path in map(Path, paths):
         if path.absolute().parent == folder.absolute():
             continue
-        name, number = path.name, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        taken.add(name.casefold())
-        steps.append(Step(path, folder / name))
+        steps.append(Step(path, folder / free_name(path.name, taken)))
     return steps
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return the name, or it with `-2`, `-3` where another file has it, and note it as taken.
+
+    >>> taken = {"fox.png"}
+    >>> free_name("Fox.png", taken), free_name("fox.png", taken)
+    ('Fox-2.png', 'fox-3.png')
+    """
+    path, free, number = Path(name), name, 1
+    while free.casefold() in taken:
+        number += 1
+        free = f"{path.stem}-{number}{path.suffix}"
+    taken.add(free.casefold())
+    return free
 
 
 def carry_out(steps: Sequence[Step], folder: Path, *, move: bool) -> Iterator[Step]:
@@ -213,10 +224,8 @@ def _rated_inside(data: bytes) -> bool:
         image = FORMATS[kind].decoder(BytesIO(data))
         if image.getexif().get(_EXIF_RATING):
             return True
-        packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-        raw = packet.encode() if isinstance(packet, str) else packet
-        if raw and b"<!" not in raw:
-            root = ElementTree.fromstring(raw.strip(b"\0 \n"))
+        root = parse_xmp(xmp_packet(image))
+        if root is not None:
             return any(
                 (one.get(_RATING) or one.findtext(_RATING) or "0") != "0"
                 for one in root.iter(_DESCRIPTION)

@@ -97,9 +97,7 @@ def _entries(data: bytes) -> Iterator[tuple[str | None, str]]:
         yield texts.get("Software"), texts["Comment"]
     with suppress(Exception):
         yield from _exif_entries(image)
-    packet = image.info.get("xmp") or texts.get("XML:com.adobe.xmp")
-    if packet is not None:
-        yield from _xmp_entries(packet)
+    yield from _xmp_entries(image)
 
 
 def _exif_entries(image: Image.Image) -> Iterator[tuple[str | None, str]]:
@@ -125,11 +123,28 @@ def _comment_text(comment: bytes) -> str:
     return (text if kind in (b"ASCII\0\0\0", bytes(8)) else comment).decode("utf-8")
 
 
-def _xmp_entries(packet: str | bytes) -> Iterator[tuple[str | None, str]]:
-    raw = packet.encode() if isinstance(packet, str) else packet
-    if len(raw) > MOST_TEXT or b"<!" in raw:  # no entities: they can grow without bound
+def xmp_packet(image: Image.Image) -> bytes:
+    """Return the XMP packet of an image, empty where there is none."""
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    return packet.encode() if isinstance(packet, str) else packet
+
+
+def parse_xmp(packet: bytes) -> ElementTree.Element | None:
+    """Return what a packet holds; None for an empty one, and for one that declares entities.
+
+    Raises:
+        xml.etree.ElementTree.ParseError: it is no XML.
+    """
+    if not packet or b"<!" in packet:  # entities can grow without bound
+        return None
+    return ElementTree.fromstring(packet.strip(b"\0 \n"))
+
+
+def _xmp_entries(image: Image.Image) -> Iterator[tuple[str | None, str]]:
+    packet = xmp_packet(image)
+    root = None if len(packet) > MOST_TEXT else parse_xmp(packet)
+    if root is None:
         return
-    root = ElementTree.fromstring(raw.strip(b"\0 \n"))
     tool = next((e.text for e in root.iter() if e.tag.endswith("}CreatorTool")), None)
     for name in ("UserComment", "description"):
         for element in root.iter():

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ma_agiqa.files import atomic_path
 from ma_agiqa.gallery.metadata import KEYS
-from ma_agiqa.gallery.picture import colours, map_ends
+from ma_agiqa.gallery.picture import colours, grey, map_ends
 from ma_agiqa.types import RGB, SHOWN, Row, Score
 
 CHUNK = 64  # pictures
@@ -43,12 +43,9 @@ def thumbnail(rgb: RGB) -> str:
 
 def shown(score: Score, *, thumbnail: str | None) -> Shown:
     """Return what the gallery shows of a score made with `explain=True`."""
-    low, high = map_ends(score)
-    quality = score.contribution_map if score.quality_map is None else score.quality_map
-    drawn = None
-    if quality is not None:
-        grey = np.clip((quality - low) / (high - low), 0, 1).astype(np.float32)
-        small = Image.fromarray(grey)
+    ends, drawn = map_ends(score), None
+    if score.map is not None:
+        small = grey(score.map, ends)
         small.thumbnail((MAP, MAP), Image.Resampling.BOX)
         palette = Image.fromarray(colours(np.asarray(small))).quantize(64)
         drawn = _base64(palette, "PNG", optimize=True)
@@ -58,7 +55,7 @@ def shown(score: Score, *, thumbnail: str | None) -> Shown:
     return {
         "thumbnail": thumbnail,
         "map": drawn,
-        "ends": [round(low, 3), round(high, 3)],
+        "ends": [round(end, 3) for end in ends],
         "contributions": contributions,
     }
 

@@ -53,7 +53,7 @@ def explained(rgb: RGB | None, score: Score) -> Image.Image:
         score: made with `explain=True`; of one without, or of an error, there is less to show.
     """
     panels = [] if rgb is None else [_shown(rgb)]
-    quality = _map_of(score)
+    quality = score.map
     ends = map_ends(score)
     if quality is not None:
         under = panels[0] if panels else None
@@ -116,7 +116,7 @@ def subline(score: Score) -> str:
 
 def map_ends(score: Score) -> tuple[float, float]:
     """Return the qualities at the ends of the map's colours: all but its outermost hundredths."""
-    quality = _map_of(score)
+    quality = score.map
     if quality is None:
         return score.low, score.high
     low, high = (float(end) for end in np.percentile(quality, (1, 99)))
@@ -129,13 +129,17 @@ def overlay(
 ) -> Image.Image:
     """Lay a map (h, w) over an image, bilinear; without an image the map is shown alone."""
     size = (16 * quality.shape[1], 16 * quality.shape[0]) if under is None else under.size
-    low, high = ends
-    grey = np.clip((quality - low) / (high - low), 0, 1).astype(np.float32)
-    smooth = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR)
+    smooth = grey(quality, ends).resize(size, Image.Resampling.BILINEAR)
     coloured = Image.fromarray(colours(np.asarray(smooth)))
     if under is None:
         return coloured
     return Image.blend(under.convert("L").convert("RGB"), coloured, OVERLAY)
+
+
+def grey(quality: NDArray[np.float32], ends: tuple[float, float]) -> Image.Image:
+    """Return a map (h, w) as an image of floats, 0 and 1 at the ends."""
+    low, high = ends
+    return Image.fromarray(np.clip((quality - low) / (high - low), 0, 1).astype(np.float32))
 
 
 def colours(values: NDArray[np.float32]) -> RGB:
@@ -144,11 +148,6 @@ def colours(values: NDArray[np.float32]) -> RGB:
     table = np.array(VIRIDIS, dtype=np.float64)
     channels = [np.interp(values, steps, table[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
-
-
-def _map_of(score: Score) -> NDArray[np.float32] | None:
-    """Return the quality of places; of a model whose places have no weights, what they add."""
-    return score.contribution_map if score.quality_map is None else score.quality_map
 
 
 def _shown(rgb: RGB) -> Image.Image:

@@ -23,6 +23,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,14 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 
 from ma_agiqa.errors import UsageError
-from ma_agiqa.images import FORMATS, Limits, format_of
+from ma_agiqa.images import FORMATS, Limits, decode, format_of
 from ma_agiqa.isolation import IsolatedDecoder
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.serving import contracts
@@ -120,27 +123,28 @@ class Service:
 
     def __init__(self, scorer: Scorer, settings: Settings) -> None:
         self.scorer, self.settings = scorer, settings
-        self.limits = Limits(settings.max_bytes, settings.max_pixels)
         self.ready = self.draining = False
         self._decoder: IsolatedDecoder | None = None
+        decoder: Callable[..., RGB] = decode
         if settings.isolate:
-            self._decoder = IsolatedDecoder(scorer.workers, seconds=settings.timeout)
+            decoder = self._decoder = IsolatedDecoder(scorer.workers, seconds=settings.timeout)
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.batcher = Batcher(
             scorer,
-            decode=self._decode,
+            decode=partial(decoder, limits=Limits(settings.max_bytes, settings.max_pixels)),
             size=settings.batch,
             wait=settings.wait,
             capacity=settings.queue,
             watch=self.metrics.watch,
         )
 
+    @property
+    def accepting(self) -> bool:
+        """Whether it has scored an image and is not ending."""
+        return self.ready and not self.draining
+
     def warm_up(self) -> None:
         """Score a plain image; from then on the service is ready."""
-        from io import BytesIO
-
-        from PIL import Image
-
         file = BytesIO()
         Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(file, "PNG")
         score = self.batcher.submit(file.getvalue()).result()
@@ -182,12 +186,6 @@ class Service:
         self.metrics.images.inc(sum(score.error is None for score in scores))
         return list(scores)
 
-    def _decode(self, data: bytes) -> RGB:
-        from ma_agiqa.images import decode
-
-        chosen = decode if self._decoder is None else self._decoder
-        return chosen(data, limits=self.limits)
-
 
 def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
     """Return the service as an ASGI application; its threads start with it."""
@@ -206,13 +204,13 @@ def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
         description="Quality scores for AI-generated images that agree with people.",
         lifespan=lifespan,
     )
-    _add_routes(app, scorer, settings)
+    _add_routes(app, scorer)
     _add_rewards(app, settings)
     app.add_middleware(_Gate, settings=settings, state=app.state)
     return app
 
 
-def _add_routes(app: FastAPI, scorer: Scorer, settings: Settings) -> None:
+def _add_routes(app: FastAPI, scorer: Scorer) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
         return PAGE.read_text(encoding="utf-8")
@@ -244,8 +242,7 @@ def _add_routes(app: FastAPI, scorer: Scorer, settings: Settings) -> None:
     @app.get("/v2/health/ready")
     async def ready(request: Request) -> JSONResponse:
         service: Service = request.app.state.service
-        good = service.ready and not service.draining
-        return JSONResponse({"ready": good}, 200 if good else 503)
+        return JSONResponse({"ready": service.accepting}, 200 if service.accepting else 503)
 
     @app.get("/v2")
     async def server() -> dict[str, Any]:
@@ -310,19 +307,17 @@ _BODY = {
 
 
 def _add_rewards(app: FastAPI, settings: Settings) -> None:
+    offered = {"rewards": {contracts.REWARD: list(contracts.SUBSCORES)}}
+
     @app.get("/health")
     async def health(request: Request) -> JSONResponse:
         service: Service = request.app.state.service
-        good = service.ready and not service.draining
-        body = {
-            "status": "ok" if good else "not ready",
-            "rewards": {contracts.REWARD: list(contracts.SUBSCORES)},
-        }
-        return JSONResponse(body, 200 if good else 503)
+        body = {"status": "ok" if service.accepting else "not ready", **offered}
+        return JSONResponse(body, 200 if service.accepting else 503)
 
     @app.get("/rewards")
     async def rewards() -> dict[str, Any]:
-        return {"rewards": {contracts.REWARD: list(contracts.SUBSCORES)}}
+        return offered
 
     @app.post("/compute")
     async def compute(request: Request) -> dict[str, Any]:
@@ -452,8 +447,7 @@ def _row(name: str, score: Score, explain: bool) -> dict[str, Any]:
     row = {**score.to_row(), "path": name}
     if explain and score.error is None:
         row["contributions"] = score.contributions
-        quality = score.contribution_map if score.quality_map is None else score.quality_map
-        row["quality_map"] = None if quality is None else np.round(quality, 3).tolist()
+        row["quality_map"] = None if score.map is None else np.round(score.map, 3).tolist()
     return row
 
 
