@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from support.browser import browser  # noqa: E402
+from support.service import start  # noqa: E402
 
 SAMPLES = Path("examples/pictures")
 PROGRAM = [sys.executable, "-m", "ma_agiqa"]
@@ -61,17 +61,13 @@ def draw_gallery(folder: Path, out: Path) -> None:
 
 
 def draw_page(folder: Path, out: Path) -> None:
-    words = ["serve", "--port", "0"]
-    service = subprocess.Popen([*PROGRAM, *words], stderr=subprocess.PIPE, text=True)
+    service, address = start()
     try:
-        assert service.stderr is not None
-        found = re.search(r"http://\S+", service.stderr.readline())
-        assert found is not None
         names = ["lake_0-clean.jpg", "lake_1-noise.jpg", "lake_2-heavy-noise.jpg"]
         files = "\n".join(str((REPOSITORY / SAMPLES / name).absolute()) for name in names)
         with browser(folder / "page", width=1000, height=860) as window:
             view: Any = window
-            view.get(found[0])
+            view.get(address)
             view.find_element("id", "files").send_keys(files)
             wait(view, "return document.getElementById('status').textContent.startsWith('3 of 3')")
             view.execute_script("document.getElementById('maps').click()")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +16,11 @@ import pytest
 from PIL import Image
 
 from support.browser import browser
-from support.command_line import MAIN, run
+from support.command_line import run
 from support.encoding import encoded
+from support.service import start
 
 PICTURE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-def start(*words: object) -> tuple[subprocess.Popen[str], str]:
-    """Return a service and its address."""
-    words = ("serve", "--port", "0", "--device", "cpu", *words)
-    child = subprocess.Popen([*MAIN, *map(str, words)], stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    for line in child.stderr:
-        if found := re.search(r"http://\S+", line):
-            return child, found[0]
-    raise AssertionError(f"it ended with status {child.wait()}")
 
 
 @pytest.fixture(scope="module")

@@ -140,9 +140,8 @@ class ContentExpert(nn.Module):
         for features_BChw in (*stages, last):
             # As matrix products: in this layout a reduction takes ten times as long.
             features_BNC = features_BChw.float().permute(0, 2, 3, 1).flatten(1, 2)
-            share_11N = features_BNC.new_full((1, 1, features_BNC.shape[1]), 1.0).div_(
-                features_BNC.shape[1]
-            )
+            places = features_BNC.shape[1]
+            share_11N = features_BNC.new_full((1, 1, places), 1 / places)
             mean_B1C = share_11N @ features_BNC
             variance_B1C = share_11N @ (features_BNC - mean_B1C).square()
             found += [mean_B1C, (variance_B1C + _LEAST_DEVIATION**2).sqrt()]
