@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import io
 import random
 import re
 import statistics
@@ -36,15 +35,14 @@ from typing import Any
 
 import httpx
 from machine import keep
-from PIL import Image
+from score import pick_images
 
 import ma_agiqa
 from ma_agiqa.provenance import environment
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CLIENTS = 64
 QUEUE = 64
-SIDE = 512
+PICTURES = 15  # of the samples, each many times
 
 
 def main() -> None:
@@ -55,11 +53,12 @@ def main() -> None:
     parser.add_argument("--no-isolate", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    pictures = encoded_samples()
     scorer = ma_agiqa.load("compact", device="cpu")
-    wanted = [scorer(data).score for data in pictures]
     with tempfile.TemporaryDirectory() as scratch:
-        offline = [offline_rate(scorer, pictures, options.images, Path(scratch)) for _ in range(3)]
+        paths = pick_images(None, options.images, Path(scratch))
+        pictures = [path.read_bytes() for path in paths[:PICTURES]]
+        offline = [offline_rate(scorer, paths) for _ in range(3)]
+    wanted = [scorer(data).score for data in pictures]
     del scorer
     with service(options.no_isolate) as (address, process, log):
         served = asyncio.run(serve(address, pictures, wanted, options.images))
@@ -83,25 +82,10 @@ def main() -> None:
     keep(report, "serve_compact", options.out)
 
 
-def encoded_samples() -> list[bytes]:
-    found = []
-    for path in sorted((REPOSITORY / "examples" / "pictures").iterdir()):
-        with Image.open(path) as image:
-            file = io.BytesIO()
-            image.convert("RGB").resize((SIDE, SIDE)).save(file, "JPEG", quality=92)
-        found.append(file.getvalue())
-    return found
-
-
-def offline_rate(scorer: ma_agiqa.Scorer, pictures: list[bytes], count: int, folder: Path) -> float:
-    paths = []
-    for number in range(count):
-        path = folder / f"{number}.jpg"
-        path.write_bytes(pictures[number % len(pictures)])
-        paths.append(path)
+def offline_rate(scorer: ma_agiqa.Scorer, paths: list[Path]) -> float:
     started = time.perf_counter()
     assert all(result.error is None for result in scorer.score(paths))
-    return count / (time.perf_counter() - started)
+    return len(paths) / (time.perf_counter() - started)
 
 
 @contextlib.contextmanager
