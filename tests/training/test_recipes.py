@@ -96,4 +96,4 @@ def test_every_start_names_an_architecture_and_a_recipe_that_exist() -> None:
     for name, entry in MODELS.items():
         assert entry.blueprint.architecture in ARCHITECTURES, name
         assert entry.blueprint.recipe in RECIPES, name
-        assert isinstance(entry.blueprint.network(0.1, Scale(0, 5)), dict)
+        assert isinstance(entry.blueprint.network(0.1, Scale(0, 5), 1), dict)
