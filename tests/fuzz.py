@@ -10,6 +10,7 @@ printed with the case's number, which repeats it. `test_fuzz.py` runs a bounded 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -30,8 +31,9 @@ from PIL import Image, PngImagePlugin
 from ma_agiqa.bench.grid import read_grid
 from ma_agiqa.cli.journal import Journal
 from ma_agiqa.cli.results import is_results, read_results, write_table
+from ma_agiqa.data import sources
 from ma_agiqa.data.samples import TableColumns, load_table
-from ma_agiqa.errors import MAAGIQAError
+from ma_agiqa.errors import ImageError, MAAGIQAError
 from ma_agiqa.evaluation.report import read_scores
 from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
 from ma_agiqa.gallery import arrange
@@ -42,6 +44,7 @@ from ma_agiqa.models import checkpoint
 from ma_agiqa.models.paper.convert import read_checkpoint
 from ma_agiqa.serving import contracts
 from ma_agiqa.types import ROW_KEYS
+from support import many_pictures as many
 from support.command_line import save_model
 
 NUMBERS = (b"NaN", b"-1", b"1e999", b"0", b"99999999999999999999", b"null", b"[]", b"{}", b'"x"')
@@ -122,6 +125,14 @@ def generated(folder: Path) -> Path:
     info.add_text("prompt", json.dumps(GRAPH))
     Image.new("RGB", (2, 2)).save(folder / "generated.png", pnginfo=info)
     return folder / "generated.png"
+
+
+def read_source(path: Path) -> None:
+    """Read every image of a source; one that cannot be had is an error of its own."""
+    for unit in sources.plan(str(path), column=None if path.is_dir() else "image"):
+        for item in unit.items():
+            with contextlib.suppress(ImageError):
+                item.read()
 
 
 def results(folder: Path) -> Path:
@@ -206,6 +217,18 @@ TARGETS: dict[str, Target] = {
     "index": Target(inside(store, "shards", "one.json"), lambda p: read_store(p.parents[1])),
     "shard": Target(inside(store, "shards", "one.safetensors"), lambda p: read_store(p.parents[1])),
     "metadata": Target(generated, lambda p: generation_of(p.read_bytes()), share=2),
+    "tar": Target(lambda p: many.tar(p / "a.tar", many.pngs(2)), read_source, share=2),
+    "tar.gz": Target(lambda p: many.tar(p / "a.tar.gz", many.pngs(2)), read_source, share=2),
+    "zip": Target(lambda p: many.zipped(p / "a.zip", many.pngs(2)), read_source, share=2),
+    "images.parquet": Target(
+        lambda p: many.parquet(p / "a.parquet", many.pngs(4)), read_source, share=2
+    ),
+    "images.arrow": Target(
+        inside(
+            lambda p: many.saved_dataset(p / "saved", many.pngs(2)), "data-00000-of-00002.arrow"
+        ),
+        lambda p: read_source(p.parent),
+    ),
     "results": Target(results, lambda p: is_results(p) and read_results(p), share=2),
     "sidecar": Target(sidecar, rate, share=2),
     "reward": Target(reward, lambda p: contracts.pickled(p.read_bytes()), share=2),

@@ -11,11 +11,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -23,10 +25,13 @@ from ma_agiqa.bench.grid import read_grid
 from ma_agiqa.bench.run import FOLDER
 from ma_agiqa.bench.run import run as run_grid
 from ma_agiqa.cli.results import Printer, Results
+from ma_agiqa.data import sources
 from ma_agiqa.features.store import FeatureStore, Header, ShardWriter
 from ma_agiqa.files import write_atomically
 from ma_agiqa.lmm.encoder import Question
 from ma_agiqa.models import checkpoint
+from ma_agiqa.scale import SCHEMA
+from ma_agiqa.scale import job as jobs
 from ma_agiqa.training.network import find_start
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.run import TrainRequest
@@ -35,6 +40,8 @@ from ma_agiqa.types import ROW_KEYS, Row
 from support.bench_desk import DATA, HEAD, PEER
 from support.bench_desk import write as write_desk
 from support.command_line import save_model
+from support.many_pictures import folder as make_folder
+from support.many_pictures import pngs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no fork")
 
@@ -229,6 +236,52 @@ def test_a_training_run_goes_on_after_the_last_epoch_that_was_written(
         assert state["trainer"]["numbers"].tolist() == [13.0] * 3  # 1, 4, 13
         assert [line["epoch"] for line in state["history"]] == [1, 2, 3]
         checkpoint.load(folder / "model")
+
+
+def test_a_job_of_many_pictures_goes_on_from_every_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LEAST_CHUNK", 2)
+    source = make_folder(tmp_path / "in", pngs(5))
+    out = tmp_path / "out"
+
+    def score() -> tuple[int, int]:
+        job = jobs.Job.begin(
+            str(out),
+            sources.plan(str(source)),
+            {"model": "stands for one", "contributions": False},
+            fingerprint="f",
+            workers=jobs.MOST_TWICE // 2,
+        )
+        for task in job.tasks():
+            for chunk in Naming(job.settings).work(task):
+                job.add(chunk)
+        return job.write_result()
+
+    def nothing() -> None:
+        if out.exists():
+            shutil.rmtree(out)
+
+    for _ in kills(score, nothing, within=out):
+        assert score() == (5, 0)
+        rows = pq.read_table(out / "scores-00000.parquet")["id"].to_pylist()
+        assert rows == sorted(str(path) for path in source.iterdir())
+        left = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+        assert left == {"_job.json", "scores-00000.parquet"}
+
+
+class Naming(jobs.Worker):
+    """Stands for a worker: its scores need no network."""
+
+    def __init__(self, settings: jobs.Settings) -> None:
+        self.settings, self.place, self.table = settings, jobs.Place(settings.place), self
+
+    def score(self, items: Iterable[sources.Item]) -> list[str]:
+        return [item.name for item in items]
+
+    def to_table(self, names: Iterable[str]) -> pa.Table:
+        rows = [dict.fromkeys(SCHEMA.names) | {"id": name, "score": 1.0} for name in names]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 class Quiet:

@@ -66,7 +66,8 @@ def load(
         model: name of a preset, path of a directory, or a Hub id such as `owner/name`.
         device: `auto` (CUDA, else MPS, else CPU) or a torch device such as `cuda:1`.
         batch_size: most images per forward pass; chosen by device when None.
-        workers: threads that decode images; one per CPU core, at most 8, when None.
+        workers: threads that decode images, and images that the network of a CPU judges side by
+            side; one per CPU core, at most 8, when None.
         revision: commit, tag or branch of a Hub model.
         store: feature store with the semantic vectors, for a model that takes them.
         lmm: in its place, the large multimodal model that computes them: `mplug-owl2`, a
@@ -157,7 +158,7 @@ class Scorer:
         self._experts = (*config.questions, *model.experts)
         self._quantiles = () if config.trained_on is None else config.trained_on.score_quantiles
         self._loaded_with = loaded_with
-        self._side_by_side = default_workers if side_by_side else 0
+        self._side_by_side = min(self.workers, default_workers) if side_by_side else 0
         self._start_threads()
 
     def _start_threads(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +96,10 @@ def extract(
     shard_size: ShardSize = 256,
     workers: options.Workers = None,
     part: Part = "1/1",
+    engine: options.EngineOption = options.Engine.here,
+    address: options.Address = None,
+    ray_workers: options.RayWorkers = None,
+    gpus: options.Gpus = 0.0,
     import_official: ImportOfficial = None,
     image_column: options.ImageColumn = "image",
     score_column: options.ScoreColumn = "score",
@@ -103,7 +110,8 @@ def extract(
     """Ask an LMM about images and store its vectors, once per image.
 
     What the store has is passed over, so the same command goes on after a stop. A bad image
-    is reported and the run goes on. Several processes may fill one store.
+    is reported and the run goes on. Several processes may fill one store, and so do the workers of
+    --engine ray.
 
     Exit status: 0 all good, 1 some images failed, 2 wrong use.
     """
@@ -114,19 +122,93 @@ def extract(
     if prompts is not None:
         prompts = _part(prompts, part)
 
-    from ma_agiqa.features.extract import extract as run
     from ma_agiqa.features.extract import import_official as import_files
-    from ma_agiqa.lmm.encoder import OFFICIAL, default_questions, open_encoder, read_questions
+    from ma_agiqa.lmm.encoder import OFFICIAL, read_questions
+    from ma_agiqa.scale import engines
 
     if lmm is None and import_official is None:
         raise UsageError("nothing to extract with", remedy="--lmm mplug-owl2, or a directory")
     if questions is not None and import_official is not None:
         raise UsageError("official files answer the official questions: leave out --questions")
+    if engine is options.Engine.here and (address is not None or ray_workers is not None or gpus):
+        raise UsageError("--address, --ray-workers and --gpus belong to --engine ray")
     prompts = prompts if prompt is None else [prompt] * len(paths)
-    encoder = None
-    usual: tuple[Question, ...] = OFFICIAL
-    if lmm is not None:
-        encoder = open_encoder(
+    asked = None if questions is None else read_questions(questions)
+    started = time.perf_counter()
+    with progress(lambda: len(paths), title="extracting", quiet=quiet) as shown:
+        if import_official is not None:
+            _check_prompts(OFFICIAL, prompts, is_given=prompt is not None)
+            opened = _open(store, None, OFFICIAL)
+            done = import_files(import_official, paths, opened, on_image=shown.advance)
+        else:
+            assert lmm is not None
+            make = partial(
+                Extractor,
+                store=store,
+                questions=asked,
+                prompt_is_given=prompt is not None,
+                shard_size=shard_size,
+                size=size,
+                workers=workers,
+                lmm=lmm,
+                device=device,
+                dtype=dtype,
+                layer=layer,
+                pool=pool,
+                load_in=load_in,
+                revision=revision,
+            )
+            if engine is options.Engine.here:
+                done = make().extract(paths, prompts, on_image=shown.advance)
+            else:
+                done = _extract_on_ray(
+                    make,
+                    paths,
+                    prompts,
+                    shard_size=shard_size,
+                    address=address,
+                    workers=ray_workers or engines.default_workers(device),
+                    gpus=gpus,
+                    on_images=shown.advance,
+                )
+    summary = _summary(done, time.perf_counter() - started)
+    for failure in done.failures:
+        typer.echo(json_line({"path": failure.path, "error": failure.reason}), nl=False)
+    if not quiet:
+        typer.echo("\n".join(filter(None, [summary, note])), err=True)
+    raise typer.Exit(options.SOME_FAILED if done.failures else options.OK)
+
+
+class Extractor:
+    """An LMM and the store that its vectors go to, in the process that runs it.
+
+    Args:
+        questions: in place of the usual ones of the LMM.
+        prompt_is_given: whether the words behind the images were given as an option.
+        size, shard_size, workers: as `features.extract.extract` takes them.
+        lmm and the rest: as `lmm.encoder.open_encoder` takes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Path,
+        questions: tuple[Question, ...] | None,
+        prompt_is_given: bool,
+        size: int | None,
+        shard_size: int,
+        workers: int | None,
+        lmm: str,
+        device: str,
+        dtype: str,
+        layer: int,
+        pool: str,
+        load_in: str | None,
+        revision: str | None,
+    ) -> None:
+        from ma_agiqa.lmm.encoder import default_questions, open_encoder
+
+        self._encoder = open_encoder(
             lmm,
             device=device,
             dtype=dtype,
@@ -135,34 +217,66 @@ def extract(
             load_in=load_in,
             revision=revision,
         )
-        usual = default_questions(encoder)
-    asked = usual if questions is None else read_questions(questions)
-    _check_prompts(asked, prompts, is_given=prompt is not None)
-    opened = _open(store, encoder, asked)
-    for error in opened.damaged.values():
-        typer.echo(f"warning: {error}", err=True)
-    started = time.perf_counter()
-    with progress(lambda: len(paths), title="extracting", quiet=quiet) as shown:
-        if import_official is not None:
-            done = import_files(import_official, paths, opened, on_image=shown.advance)
-        else:
-            assert encoder is not None
-            done = run(
-                encoder,
-                paths,
-                opened,
-                prompts=prompts,
-                batch_size=size,
-                shard_size=shard_size,
-                workers=workers,
-                on_image=shown.advance,
-            )
-    summary = _summary(done, time.perf_counter() - started)
-    for failure in done.failures:
-        typer.echo(json_line({"path": failure.path, "error": failure.reason}), nl=False)
-    if not quiet:
-        typer.echo("\n".join(filter(None, [summary, note])), err=True)
-    raise typer.Exit(options.SOME_FAILED if done.failures else options.OK)
+        self._asked = default_questions(self._encoder) if questions is None else questions
+        self._prompt_is_given = prompt_is_given
+        self._place = store
+        self._store: FeatureStore | None = None
+        self._batch_size, self._shard_size, self._workers = size, shard_size, workers
+
+    def extract(
+        self, paths: list[str], prompts: list[str] | None, on_image: Callable[[], None]
+    ) -> Extraction:
+        from ma_agiqa.features.extract import extract
+
+        _check_prompts(self._asked, prompts, is_given=self._prompt_is_given)
+        if self._store is None:
+            self._store = _open(self._place, self._encoder, self._asked)
+            for error in self._store.damaged.values():
+                typer.echo(f"warning: {error}", err=True)
+        return extract(
+            self._encoder,
+            paths,
+            self._store,
+            prompts=prompts,
+            batch_size=self._batch_size,
+            shard_size=self._shard_size,
+            workers=self._workers,
+            on_image=on_image,
+        )
+
+    def answer(self, task: str) -> Iterator[str]:
+        """Do a share of the images given as text, and tell what became of them."""
+        paths, prompts = json.loads(task)
+        done = self.extract(paths, prompts, lambda: None)
+        failures = [[failure.path, failure.reason] for failure in done.failures]
+        yield json.dumps([done.extracted, done.present, failures])
+
+
+def _extract_on_ray(
+    make: Callable[[], Extractor],
+    paths: list[str],
+    prompts: list[str] | None,
+    *,
+    shard_size: int,
+    address: str | None,
+    workers: int,
+    gpus: float,
+    on_images: Callable[[int], None],
+) -> Extraction:
+    """Share the images out to the workers of a cluster, a file of the store at a time."""
+    from ma_agiqa.features.extract import Extraction, Failure
+    from ma_agiqa.scale.engines import run_on_ray
+
+    cuts = [slice(at, at + shard_size) for at in range(0, len(paths), shard_size)]
+    tasks = [json.dumps([paths[cut], prompts and prompts[cut]]) for cut in cuts]
+    extracted = present = 0
+    failures: list[Failure] = []
+    for answer in run_on_ray(tasks, make, address=address, workers=workers, gpus=gpus):
+        new, known, failed = json.loads(answer)
+        extracted, present = extracted + new, present + known
+        failures += [Failure(path, reason) for path, reason in failed]
+        on_images(new + known + len(failed))
+    return Extraction(extracted, present, failures)
 
 
 def _check_prompts(

@@ -6,7 +6,10 @@
     'GLOB'     what the pattern matches, sorted; `**` crosses folders
     -          paths on stdin, one per line, relative to the working folder
     TABLE      with --column: the paths in that column of a CSV, Parquet or Excel file,
-               relative to the table's folder or to --root; the other columns on request
+               relative to the table's folder or to --root, or addresses; the other columns on
+               request. Or of a Parquet file the images themselves
+    SOURCE     an address such as s3://bucket/folder, a tar or zip archive, a saved data set: see
+               `data/sources.py`
 
 Everything is listed lazily. An image named twice is scored twice. What is missing or empty
 becomes an item with a `problem`, so that it ends as a row with an error; only when there is
@@ -24,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ma_agiqa.errors import ImageError, MAAGIQAError, UsageError
+from ma_agiqa.errors import DataError, ImageError, MAAGIQAError, UsageError
 from ma_agiqa.types import ROW_KEYS, SHOWN, Row
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ class Input:
         path: the file, as results name it.
         problem: why there is nothing to read; None for an ordinary file.
         sha256: of the file's content, in hex; None until read.
+        load: gives the bytes, where `path` is no file.
         columns: the row of the table it comes from, as text, if that was asked for.
         metadata: also note, as columns, what the file says of how it was generated.
     """
@@ -48,6 +52,7 @@ class Input:
     path: str
     problem: str | None = None
     sha256: str | None = None
+    load: Callable[[], bytes] | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
     metadata: bool = False
 
@@ -75,11 +80,11 @@ class Input:
         """Read the file and note the hash of its content."""
         import hashlib
 
-        from ma_agiqa import images
+        from ma_agiqa.data import sources
 
         if self.problem is not None:
             raise ImageError(self.problem, path=self.path)
-        data = images.read_bytes(self.path)
+        data = sources.read_bytes(self.path) if self.load is None else self.load()
         self.sha256 = hashlib.sha256(data).hexdigest()
         if self.metadata:
             from ma_agiqa.gallery.metadata import generation_of
@@ -105,6 +110,7 @@ class Listing:
         column: of the tables that the words then are, the one that holds paths.
         root: folder that a table's paths start from; else the table's own.
         keep_columns: give each input the whole row of the table.
+        names: of tables of image bytes, the column that names the images.
 
     Attributes:
         passed_over: how many files of folders were no image by their suffix, so far.
@@ -121,7 +127,10 @@ class Listing:
         column: str | None = None,
         root: Path | None = None,
         keep_columns: bool = False,
+        names: str | None = None,
     ) -> None:
+        if names is not None and column is None:
+            raise UsageError("--id belongs to a table", remedy="name its column with --column")
         if root is not None and column is None:
             raise UsageError("--root belongs to a table", remedy="name its column with --column")
         if keep_columns and (column is None or len(words) != 1):
@@ -129,6 +138,7 @@ class Listing:
         if words.count("-") > 1:
             raise UsageError("stdin can be read only once", remedy="give `-` once")
         self._words, self._column, self._root, self._keep = words, column, root, keep_columns
+        self._names = names
         self.passed_over = 0
 
     def __iter__(self) -> Iterator[Input]:
@@ -159,8 +169,12 @@ class Listing:
         return f"{self.passed_over} {files} passed over: no image suffix"
 
     def _of_word(self, word: str) -> Iterator[Input]:
+        from ma_agiqa.data import sources
+
         if word == "-":
             yield from _of_stdin()
+        elif sources.is_source(word):
+            yield from self._of_source(word)
         elif os.path.isdir(word):
             yield from self._of_folder(word)
         elif not os.path.lexists(word) and glob.has_magic(word):
@@ -194,7 +208,21 @@ class Listing:
             else:
                 self.passed_over += 1
 
+    def _of_source(self, word: str) -> Iterator[Input]:
+        from ma_agiqa.data import sources
+
+        folder = None if self._root is None else str(self._root)
+        try:
+            units = sources.plan(word, column=self._column, names=self._names, folder=folder)
+        except DataError as error:
+            yield Input(word, problem=error.without_path)
+            return
+        for unit in units:
+            for item in unit.items():
+                yield Input(item.name, load=item.read)
+
     def _of_table(self, word: str) -> Iterator[Input]:
+        from ma_agiqa.data import sources
         from ma_agiqa.data.samples import stream_rows
 
         if not word.lower().endswith(TABLE_SUFFIXES):
@@ -203,10 +231,19 @@ class Listing:
                 remedy="score other inputs in a run of their own",
             )
         assert self._column is not None
+        if sources.is_table_of_images(word, self._column):
+            if self._keep:
+                raise UsageError("--keep-columns needs a column of paths, this one holds images")
+            yield from self._of_source(word)
+            return
+        if self._names is not None:
+            raise UsageError("--id names images that lie in a table; paths name themselves")
         folder = Path(word).parent if self._root is None else self._root
         rows = stream_rows(word, self._column, whole=self._keep)
         for number, (cell, cells) in enumerate(rows, start=1):
-            path, problem = os.path.join(folder, cell or ""), None
+            path, problem = cell or "", None
+            if not sources.is_address(path):
+                path = os.path.join(folder, path)
             if not cell:
                 path = f"{word}[{number}]"
                 problem = f"row {number} has no path in column {self._column!r}"
@@ -238,10 +275,14 @@ def begun(listing: Listing) -> Iterator[Input]:
 
 
 def count(words: list[str], column: str | None = None, root: Path | None = None) -> int | None:
-    """Count the inputs by listing them a second time; None if they come from stdin."""
-    if "-" in words:
-        return None
+    """Count the inputs by listing them a second time; None where that means reading them."""
+    from ma_agiqa.data import sources
+
     try:
+        if column is None and any(word == "-" or sources.is_source(word) for word in words):
+            return None
+        if column is not None and any(sources.is_table_of_images(word, column) for word in words):
+            return None
         return sum(1 for _ in Listing(words, column=column, root=root))
     except MAAGIQAError:
         return None  # the run itself meets the same error and reports it

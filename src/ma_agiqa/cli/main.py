@@ -24,6 +24,7 @@ from ma_agiqa.cli import (
     gallery,
     models,
     options,
+    scale,
     score,
     serve,
     sort,
@@ -67,6 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("score")(score.score)
+app.command("score-many")(scale.score_many)
 app.command("explain")(gallery.explain)
 app.command("gallery")(gallery.gallery)
 app.command("sort")(sort.sort)

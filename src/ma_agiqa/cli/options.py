@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,31 @@ Predictions = Annotated[
     Path | None, typer.Option(help="Write name, human score and prediction of each image as CSV.")
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the intervals.")]
+
+
+class Engine(str, Enum):
+    """Where workers run."""
+
+    here = "here"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="This process, or actors of Ray Data.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a Ray cluster; else Ray starts on this machine."),
+]
+RayWorkers = Annotated[
+    int | None, typer.Option("--ray-workers", min=1, help="Most actors of --engine ray.")
+]
+Gpus = Annotated[
+    float,
+    typer.Option(
+        "--gpus", min=0, help="GPUs of each actor: 1, a part such as 0.5, or 0 for a core."
+    ),
+]
 
 
 def own_command() -> str:

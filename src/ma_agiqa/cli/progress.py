@@ -23,8 +23,8 @@ LINE_SECONDS = 30.0
 class Progress:
     """Nothing shown: the base of what follows, and what --quiet gets."""
 
-    def advance(self) -> None:
-        """Count one more image."""
+    def advance(self, images: int = 1) -> None:
+        """Count more images."""
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
@@ -67,8 +67,8 @@ class Lines(Progress):
     def set_total(self, total: int | None) -> None:
         self._total = "" if total is None else f" of {total}"
 
-    def advance(self) -> None:
-        self._done += 1
+    def advance(self, images: int = 1) -> None:
+        self._done += images
 
     def _run(self) -> None:
         while not self._stopped.wait(LINE_SECONDS):
@@ -105,8 +105,8 @@ class Bar(Progress):
     def set_total(self, total: int | None) -> None:
         self._bar.update(self._task, total=total)
 
-    def advance(self) -> None:
-        self._bar.advance(self._task)
+    def advance(self, images: int = 1) -> None:
+        self._bar.advance(self._task, images)
         task = self._bar.tasks[0]
         if task.elapsed:  # over all of them: those of a batch come at once
             self._bar.update(self._task, rate=f"{task.completed / task.elapsed:.1f} images/s")

@@ -7,9 +7,9 @@ a row stands in `results.py`.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack
-from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,12 +37,25 @@ Words = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Images, folders (with all below), quoted globs, - for a list of paths on stdin, "
-        "with --column a CSV, Parquet or Excel table, or a result file of `score` alone, which is "
-        "not scored again.",
+        help="Images, folders (with all below), quoted globs, tar and zip archives, addresses such "
+        "as s3://bucket/folder, - for a list of paths on stdin, with --column a CSV, Parquet or "
+        "Excel table, or a result file of `score` alone, which is not scored again.",
     ),
 ]
-Column = Annotated[str | None, typer.Option(help="Column of a table that holds paths.")]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of a table that holds paths or, in a Parquet file, the images."),
+]
+Id = Annotated[
+    str | None, typer.Option("--id", help="Column that names the images which a table holds.")
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Only every Nth input, from the Ith on: N such runs share the work of one.",
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option(help="Folder that a table's paths start from; else its own.")
 ]
@@ -103,7 +116,9 @@ def score(
     workers: options.Workers = None,
     column: Column = None,
     root: Root = None,
+    names: Id = None,
     keep_columns: KeepColumns = False,
+    shard: Shard = None,
     to: Output = None,
     style: Style = None,
     top: Top = None,
@@ -124,6 +139,7 @@ def score(
         raise UsageError(f"--fail-under needs a finite number, got {fail_under}")
     if top is not None and worst is not None:
         raise UsageError("--top and --worst exclude each other")
+    first, step = _shard(shard)
     if to is not None:
         prepare_output(to)
     printer = make_printer(style, to_file=to is not None)
@@ -137,8 +153,8 @@ def score(
             for row in chain.from_iterable(map(read_results, made)):
                 results.add(row, sha256=None, reused=True)
         raise typer.Exit(results.status())
-    listing = Listing(words, column=column, root=root, keep_columns=keep_columns)
-    items = begun(listing)
+    listing = Listing(words, column=column, root=root, keep_columns=keep_columns, names=names)
+    items = islice(begun(listing), first, None, step)
     if metadata:
         items = map(Input.with_metadata, items)
 
@@ -164,7 +180,11 @@ def score(
             fingerprint += "" if prompt is None else f"+{prompt}"
         fingerprint += "+colours as stored" if ignore_profiles else ""
     results = Results(printer, to=to, model=fingerprint, few=few, fail_under=fail_under)
-    total = partial(count, words, column, root)
+
+    def total() -> int | None:
+        inputs = count(words, column, root)
+        return None if inputs is None else len(range(first, inputs, step))
+
     with ExitStack() as stack:
         decode = stack.enter_context(decoder(scorer, ignore_profiles, isolate))
         stack.enter_context(results)
@@ -179,6 +199,16 @@ def score(
     if not quiet:
         typer.echo("\n".join(filter(None, [results.summary(), listing.note()])), err=True)
     raise typer.Exit(options.INTERRUPTED if results.interrupted else results.status())
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Return the position of the first input of a shard, and the step to the next."""
+    if text is None:
+        return 0, 1
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"--shard takes I/N with I from 1 to N, such as 3/16, got {text!r}")
+    return int(found[1]) - 1, int(found[2])
 
 
 def _check_prompt(scorer: Scorer, prompt: str | None) -> None:

@@ -1,0 +1,516 @@
+"""Where images lie when they are no files of a folder: archives, tables of bytes, object stores.
+
+    scheme://place      any address that fsspec opens: s3, gs, az, https, file, ...
+    NAME.tar[.gz]       the images in it, in its order; so are the shards of WebDataset
+    NAME.zip            the same
+    NAME.parquet        a column of image bytes, of addresses, or of both as Hugging Face has it
+    DATASET             a folder that `datasets.save_to_disk` wrote
+
+Two steps: `plan` turns one of these into units, cheaply, from names and footers; `Unit.items` reads
+the images of one, in a fixed order. A unit is plain data, so another process may read it.
+
+What this file does not do: decode images, or walk the folders of this machine (`cli/inputs.py`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ma_agiqa import images
+from ma_agiqa.errors import DataError, ImageError, first_line
+from ma_agiqa.images import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+ROWS_AT_A_TIME = 64  # of a table, since a row holds an image
+UNIT_ROWS = 1000
+"""Most images of a unit, where a source can be cut anywhere; an archive is one unit."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source.
+
+    Attributes:
+        name: what results call it.
+        read: gives its bytes, or raises ImageError.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a source that is read alone.
+
+    Attributes:
+        kind: `files`, `tar`, `zip`, `parquet` or `arrow`.
+        places: the files, or the one container.
+        start, stop: rows of a table.
+        column: of a table, the one with the images.
+        names: of a table, the one with their names; None to number the rows.
+        folder: that relative paths of a table start from.
+    """
+
+    kind: str
+    places: tuple[str, ...]
+    start: int = 0
+    stop: int = 0
+    column: str = ""
+    names: str | None = None
+    folder: str = ""
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in order. A container that is damaged ends with an item that says so.
+
+        Raises:
+            DataError: the container cannot be opened.
+        """
+        if self.kind == "files":
+            return (Item(place, partial(read_bytes, place)) for place in self.places)
+        return _READERS[self.kind](self)
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Unit:
+        fields = json.loads(text)
+        return cls(**{**fields, "places": tuple(fields["places"])})
+
+
+def is_address(word: str) -> bool:
+    """Say whether a word is an address rather than a path.
+
+    >>> is_address("s3://bucket/a.png"), is_address("C:\\\\a.png")
+    (True, False)
+    """
+    return _ADDRESS.match(word) is not None
+
+
+def is_source(word: str) -> bool:
+    """Say whether a word names a source of this file: an address, an archive, or a data set."""
+    path = Path(word)
+    return (
+        is_address(word)
+        or (word.lower().endswith(ARCHIVE_SUFFIXES) and not path.is_dir())
+        or _is_saved_dataset(word)
+    )
+
+
+def read_bytes(place: str) -> bytes:
+    """Return the content of an image file, of this machine or at an address.
+
+    Raises:
+        ImageError: as `images.read_bytes`; or the store refuses, or does not answer.
+    """
+    if not is_address(place):
+        return images.read_bytes(place)
+    try:
+        fs, path = file_system(place)
+        data: bytes = fs.cat_file(path, end=DEFAULT_LIMITS.max_bytes + 1)
+    except DataError as error:
+        raise ImageError(error.reason, path=place, remedy=error.remedy) from error
+    except Exception as error:  # each store's library raises errors of its own
+        reason, remedy = _reason(error)
+        raise ImageError(reason, path=place, remedy=remedy) from error
+    return data
+
+
+def plan(
+    source: str, *, column: str | None = None, names: str | None = None, folder: str | None = None
+) -> list[Unit]:
+    """Return the units of a source, in a fixed order.
+
+    Args:
+        source: an address, an archive, a Parquet file, a saved data set, or a folder of these or of
+            images. A folder that holds images and containers gives both.
+        column: of tables, the one with the images; without it, the one column that holds such.
+        names: of tables, the one with their names.
+        folder: that paths in a table start from; else the table's own.
+
+    Raises:
+        DataError: there is no such place, it cannot be listed, or a table has no such column.
+    """
+    units: list[Unit] = []
+    plain: list[str] = []
+    for place in _listed(source):
+        kind = _kind(place)
+        if kind is None:
+            plain.append(place)
+        elif kind in ("tar", "zip"):
+            units.append(Unit(kind, (place,)))
+        else:
+            units += _table_units(kind, place, column=column, names=names, folder=folder)
+    units += [
+        Unit("files", tuple(plain[at : at + UNIT_ROWS])) for at in range(0, len(plain), UNIT_ROWS)
+    ]
+    if not units:
+        raise DataError(
+            "there are no images here", path=source, remedy="give images, archives or Parquet files"
+        )
+    return units
+
+
+def count(units: list[Unit]) -> int | None:
+    """Return how many images units hold, None where only reading an archive tells."""
+    if any(unit.kind in ("tar", "zip") for unit in units):
+        return None
+    return sum(
+        len(unit.places) if unit.kind == "files" else unit.stop - unit.start for unit in units
+    )
+
+
+def sizes(units: list[Unit]) -> dict[str, int]:
+    """Return the size in bytes of every container: with the units, what tells a source apart."""
+    places = {unit.places[0] for unit in units if unit.kind != "files"}
+    return {place: file_system(place)[0].size(file_system(place)[1]) for place in sorted(places)}
+
+
+def is_table_of_images(place: str, column: str) -> bool:
+    """Say whether a column of a Parquet file holds images themselves, not their paths.
+
+    What cannot be read as Parquet holds none: reading it says why.
+    """
+    if _kind(place) != "parquet":
+        return False
+    try:
+        with _opened(place) as file:
+            schema = _guarded(place, lambda: _parquet(file).schema_arrow)
+    except DataError:
+        return False
+    return column in schema.names and _holds_images(schema.field(column))
+
+
+def file_system(place: str) -> tuple[Any, str]:
+    """Return the file system of a place and its path there.
+
+    Raises:
+        DataError: no file system has this scheme, or its package is not installed.
+    """
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(place)
+    except ImportError as error:  # "Install s3fs to access S3"
+        raise DataError(
+            f"the package for such addresses is not installed: {first_line(error)}",
+            path=place,
+            remedy="pip install what it names",
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            first_line(error), path=place, remedy="known schemes are those of fsspec"
+        ) from error
+    return found
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return what a store's error means, and what to do."""
+    name = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return "no such file, folder or bucket", "check the address"
+    if isinstance(error, PermissionError) or "Credential" in name:
+        return (
+            f"access refused: {first_line(error)}",
+            "give credentials as the store's library wants them",
+        )
+    return f"cannot be read: {first_line(error)}", "check the address and the network"
+
+
+def _guarded(place: str, work: Callable[[], Any]) -> Any:
+    """Do something with a store or a container; its errors become ours.
+
+    Raises:
+        DataError: it failed.
+    """
+    try:
+        return work()
+    except DataError:
+        raise
+    except Exception as error:  # each store's library raises errors of its own
+        reason, remedy = _reason(error)
+        raise DataError(reason, path=place, remedy=remedy) from error
+
+
+def _opened(place: str) -> IO[bytes]:
+    fs, path = file_system(place)
+    opened: IO[bytes] = _guarded(place, lambda: fs.open(path, "rb"))
+    return opened
+
+
+def _listed(source: str) -> list[str]:
+    """Return the images and containers below a place, sorted; a file is itself."""
+    if _is_saved_dataset(source):
+        return _saved_files(source)
+    if not is_address(source) and os.path.isfile(source):
+        return [source]
+
+    def listing() -> list[str]:
+        fs, path = file_system(source)
+        local = not is_address(source)
+        found = fs.glob(path) if set(source) & set("*?[") else fs.find(path)
+        if not found:
+            if not fs.exists(path):
+                raise FileNotFoundError(source)
+            return []
+        root = path.rstrip("/")
+        hidden = [re.search(r"(^|/)[._]", name[len(root) :]) for name in found]
+        named = [name if local else fs.unstrip_protocol(name) for name in found]
+        return sorted(
+            place
+            for place, skipped in zip(named, hidden, strict=True)
+            if not skipped and (_kind(place) is not None or images.is_image_path(place))
+        )
+
+    places: list[str] = _guarded(source, listing)
+    if not places and is_address(source) and not source.endswith("/"):
+        fs, path = file_system(source)
+        if _guarded(source, lambda: fs.isfile(path)):
+            return [source]  # an image without a suffix
+    return places
+
+
+def _kind(place: str) -> str | None:
+    """Return what kind of container a name says, None for an image."""
+    lower = place.lower()
+    if lower.endswith(ARCHIVE_SUFFIXES):
+        return "zip" if lower.endswith(".zip") else "tar"
+    return {".parquet": "parquet", ".arrow": "arrow"}.get(os.path.splitext(lower)[1])
+
+
+def _is_saved_dataset(place: str) -> bool:
+    return any((Path(place) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _saved_files(folder: str) -> list[str]:
+    """Return the Arrow files of a data set that Hugging Face `datasets` saved."""
+    try:
+        if (listed := Path(folder, "dataset_dict.json")).is_file():
+            splits = json.loads(listed.read_text(encoding="utf-8"))["splits"]
+            return [file for split in splits for file in _saved_files(os.path.join(folder, split))]
+        state = json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))
+        return [os.path.join(folder, file["filename"]) for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"cannot be read as a saved data set: {first_line(error)}",
+            path=folder,
+            remedy="save it again",
+        ) from error
+
+
+def _from_tar(unit: Unit) -> Iterator[Item]:
+    place, found = unit.places[0], 0
+    with _opened(place) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|*") as tar:
+                for member in tar:
+                    if not member.isfile() or not images.is_image_path(member.name):
+                        continue
+                    name = f"{place}/{member.name.removeprefix('./')}"
+                    if member.size > DEFAULT_LIMITS.max_bytes:
+                        yield _refused(name, f"has {member.size:,} bytes, over the limit")
+                        continue
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield _held(name, content.read())
+                    found += 1
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            yield _cut(place, found, error)
+
+
+def _from_zip(unit: Unit) -> Iterator[Item]:
+    place = unit.places[0]
+    try:
+        archive = zipfile.ZipFile(_opened(place))  # closed with the last item that reads from it
+    except (zipfile.BadZipFile, OSError) as error:
+        yield _cut(place, 0, error)
+        return
+
+    def read(info: zipfile.ZipInfo, name: str) -> bytes:
+        try:
+            with archive.open(info) as member:
+                return member.read(DEFAULT_LIMITS.max_bytes + 1)
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
+            raise ImageError(  # RuntimeError: encrypted
+                f"cannot be taken from the archive: {first_line(error)}",
+                path=name,
+                remedy="make or fetch it again",
+            ) from error
+
+    for info in archive.infolist():
+        if not info.is_dir() and images.is_image_path(info.filename):
+            name = f"{place}/{info.filename}"
+            yield Item(name, partial(read, info, name))
+
+
+def _from_table(unit: Unit) -> Iterator[Item]:
+    place, row = unit.places[0], unit.start
+    columns = [unit.column, *([unit.names] if unit.names else [])]
+    with _opened(place) as file:
+        try:
+            for batch in _BATCHES[unit.kind](file, unit.start, unit.stop, columns):
+                cells = batch.column(unit.column).to_pylist()
+                named = batch.column(unit.names).to_pylist() if unit.names else [None] * len(cells)
+                for cell, name in zip(cells, named, strict=True):
+                    row += 1
+                    label = f"{place}[{row}]" if name is None else str(name)
+                    yield _of_cell(cell, label, unit, named=name is not None)
+        except (OSError, ValueError, EOFError) as error:  # errors of Arrow are ValueErrors too
+            yield _cut(place, row, error)
+
+
+def _of_cell(cell: Any, label: str, unit: Unit, *, named: bool) -> Item:
+    """Return the image in a cell: bytes, an address, or both in the manner of Hugging Face."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return _held(label, cell)
+    if not cell:
+        return _refused(label, "the row has no image")
+    place = str(cell)
+    if not is_address(place):
+        place = os.path.join(unit.folder, place)
+    return Item(label if named else place, partial(read_bytes, place))
+
+
+def _parquet(file: IO[bytes]) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(file)
+
+
+def _parquet_batches(
+    file: IO[bytes], start: int, stop: int, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    table = _parquet(file)
+    ends = list(
+        accumulate(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups))
+    )
+    first, last = bisect.bisect_right(ends, start), bisect.bisect_left(ends, stop)
+    before = ends[first - 1] if first else 0
+    batches = table.iter_batches(
+        ROWS_AT_A_TIME, row_groups=range(first, min(last + 1, len(ends))), columns=columns
+    )
+    yield from _window(batches, start - before, stop - before)
+
+
+def _arrow_batches(
+    file: IO[bytes], start: int, stop: int, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(file) as reader:
+        small = (
+            batch.slice(at, ROWS_AT_A_TIME)
+            for batch in reader
+            for at in range(0, batch.num_rows, ROWS_AT_A_TIME)
+        )
+        yield from (batch.select(columns) for batch in _window(small, start, stop))
+
+
+def _window(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """Yield rows `start` to `stop` of some batches."""
+    at = 0
+    for batch in batches:
+        low, high = max(start - at, 0), min(stop - at, batch.num_rows)
+        if low < high:
+            yield batch.slice(low, high - low)
+        at += batch.num_rows
+        if at >= stop:
+            return
+
+
+def _table_units(
+    kind: str, place: str, *, column: str | None, names: str | None, folder: str | None
+) -> list[Unit]:
+    def footer() -> tuple[pa.Schema, int]:
+        import pyarrow as pa
+
+        with _opened(place) as file:
+            if kind == "parquet":
+                table = _parquet(file)
+                return table.schema_arrow, table.metadata.num_rows
+            with pa.ipc.open_stream(file) as reader:
+                return reader.schema, sum(batch.num_rows for batch in reader)
+
+    schema, rows = _guarded(place, footer)
+    chosen = column or _only_image_column(schema, place)
+    for name in filter(None, (chosen, names)):
+        if name not in schema.names:
+            raise DataError(
+                f"has no column {name!r}", path=place, remedy=f"it has {', '.join(schema.names)}"
+            )
+    whole = Unit(
+        kind, (place,), column=chosen, names=names, folder=folder or os.path.dirname(place)
+    )
+    cuts = range(0, rows, UNIT_ROWS)
+    return [replace(whole, start=at, stop=min(at + UNIT_ROWS, rows)) for at in cuts]
+
+
+def _only_image_column(schema: pa.Schema, place: str) -> str:
+    held = [field.name for field in schema if not _is_text(field.type) and _holds_images(field)]
+    if len(held) == 1:
+        return str(held[0])
+    raise DataError(
+        "holds no column of images" if not held else f"images in {', '.join(held)}",
+        path=place,
+        remedy=f"name one with --column: it has {', '.join(schema.names)}",
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _holds_images(field: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(field.type):
+        return {"bytes", "path"} <= {inner.name for inner in field.type}
+    return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+
+
+def _held(name: str, data: bytes) -> Item:
+    return Item(name, lambda: data)
+
+
+def _refused(name: str, reason: str) -> Item:
+    def read() -> bytes:
+        raise ImageError(reason, path=name)
+
+    return Item(name, read)
+
+
+def _cut(place: str, found: int, error: Exception) -> Item:
+    return _refused(
+        place, f"damaged or cut off after {found} images: {first_line(error)} (fetch it again)"
+    )
+
+
+_READERS: dict[str, Callable[[Unit], Iterator[Item]]] = {
+    "tar": _from_tar,
+    "zip": _from_zip,
+    "parquet": _from_table,
+    "arrow": _from_table,
+}
+_BATCHES = {"parquet": _parquet_batches, "arrow": _arrow_batches}

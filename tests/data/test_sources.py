@@ -1,0 +1,222 @@
+"""Images in archives, tables and object stores are read as their files would be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ma_agiqa.data import sources
+from ma_agiqa.data.sources import Unit
+from ma_agiqa.errors import DataError, ImageError
+from support import many_pictures as make
+
+PICTURES = make.pngs(7)
+
+PLACES: dict[str, Callable[[Path], Path]] = {
+    "folder": lambda root: make.folder(root / "pictures", PICTURES),
+    "tar": lambda root: make.tar(root / "pictures.tar", PICTURES),
+    "tar.gz": lambda root: make.tar(root / "pictures.tar.gz", PICTURES),
+    "zip": lambda root: make.zipped(root / "pictures.zip", PICTURES),
+    "parquet": lambda root: make.parquet(root / "pictures.parquet", PICTURES),
+    "saved data set": lambda root: make.saved_dataset(root / "pictures", PICTURES),
+}
+
+
+def read(units: list[Unit]) -> list[tuple[str, bytes]]:
+    return [(item.name, item.read()) for unit in units for item in unit.items()]
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """An object store: fsspec's in memory stands for s3, gs and az."""
+    fs = fsspec.filesystem("memory")
+    yield "memory://bucket"
+    if fs.exists("/bucket"):
+        fs.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_every_kind_of_place_gives_all_pictures_in_order(tmp_path: Path, kind: str) -> None:
+    column = "content" if kind == "parquet" else None
+    units = sources.plan(str(PLACES[kind](tmp_path)), column=column)
+    found = read(units)
+    assert [data for _, data in found] == list(PICTURES.values())
+    assert len({name for name, _ in found}) == len(PICTURES), "names tell pictures apart"
+    again = read([Unit.from_json(unit.to_json()) for unit in units])
+    assert again == found, "another process reads the same"
+    assert sources.count(units) in (len(PICTURES), None)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_an_object_store_gives_what_the_disk_gives(tmp_path: Path, memory: str, kind: str) -> None:
+    if kind == "saved data set":
+        pytest.skip("a folder of Arrow files in a store is read as such")
+    place = PLACES[kind](tmp_path)
+    fs = fsspec.filesystem("memory")
+    fs.put(str(place), f"/bucket/{place.name}", recursive=True)
+    column = "image" if kind == "parquet" else None
+    found = read(sources.plan(f"{memory}/{place.name}", column=column))
+    assert [data for _, data in found] == list(PICTURES.values())
+    assert all(name.startswith("memory://") for name, _ in found)
+
+
+def test_a_folder_may_hold_shards_and_pictures(tmp_path: Path) -> None:
+    root = make.folder(tmp_path / "mixed", {"z.png": make.png(50)})
+    make.tar(root / "b.tar", make.pngs(2))
+    make.tar(root / "a.tar", make.pngs(3))
+    (root / ".hidden.png").write_bytes(b"no")
+    (root / "notes.txt").write_bytes(b"no")
+    names = [Path(name).relative_to(root).as_posix() for name, _ in read(sources.plan(str(root)))]
+    shards = [f"a.tar/00{n}.png" for n in range(3)] + [f"b.tar/00{n}.png" for n in range(2)]
+    assert names == [*shards, "z.png"]
+
+
+def test_rows_are_named_by_a_column_by_their_place_or_by_their_address(tmp_path: Path) -> None:
+    table = make.parquet(tmp_path / "p.parquet", PICTURES)
+    named = read(sources.plan(str(table), column="content", names="name"))
+    assert [name for name, _ in named] == list(PICTURES)
+    numbered = read(sources.plan(str(table), column="image"))
+    assert [name for name, _ in numbered] == [f"{table}[{n}]" for n in range(1, 8)]
+    make.folder(tmp_path / "files", PICTURES)
+    addresses = [f"file://{tmp_path}/files/{name}" for name in PICTURES]
+    pq.write_table(
+        pa.table({"uri": [*addresses[:3], *(f"files/{n}" for n in list(PICTURES)[3:])]}),
+        tmp_path / "uris.parquet",
+    )
+    found = read(sources.plan(str(tmp_path / "uris.parquet"), column="uri"))
+    assert [data for _, data in found] == list(PICTURES.values())
+    assert found[0][0] == addresses[0]
+    assert found[6][0] == str(tmp_path / "files" / "006.png")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("unit_rows", [2, 3, 5])
+def test_units_cut_a_table_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, unit_rows: int
+) -> None:
+    monkeypatch.setattr(sources, "UNIT_ROWS", unit_rows)
+    monkeypatch.setattr(sources, "ROWS_AT_A_TIME", 2)
+    for place in (
+        make.parquet(tmp_path / "p.parquet", PICTURES, rows=rows),
+        make.saved_dataset(tmp_path / "saved", PICTURES),
+    ):
+        units = sources.plan(str(place), column="image")
+        assert all(0 < unit.stop - unit.start <= unit_rows for unit in units)
+        found = read(units)
+        assert [data for _, data in found] == list(PICTURES.values())
+        assert len({name for name, _ in found}) == len(PICTURES)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_a_tar_that_is_cut_off_gives_what_is_before_and_says_so(tmp_path: Path, kind: str) -> None:
+    place = PLACES[kind](tmp_path)
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    items = [item for unit in sources.plan(str(place)) for item in unit.items()]
+    whole = [item.read() for item in items[:-1]]
+    assert 0 < len(whole) < 7
+    assert whole == list(PICTURES.values())[: len(whole)]
+    with pytest.raises(ImageError, match=rf"cut off after {len(whole)} images"):
+        items[-1].read()
+
+
+def test_a_damaged_member_of_a_zip_costs_its_row(tmp_path: Path) -> None:
+    place = PLACES["zip"](tmp_path)
+    data = bytearray(place.read_bytes())
+    at = data.index(PICTURES["003.png"][50:90])
+    data[at] ^= 255
+    place.write_bytes(data)
+    items = [item for unit in sources.plan(str(place)) for item in unit.items()]
+    for item, (name, content) in zip(items, PICTURES.items(), strict=True):
+        if name == "003.png":
+            with pytest.raises(ImageError, match="cannot be taken from the archive"):
+                item.read()
+        else:
+            assert item.read() == content
+
+
+def test_rows_without_an_image_say_so(tmp_path: Path) -> None:
+    cells = [{"bytes": make.png(0), "path": None}, None, {"bytes": None, "path": "gone.png"}]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "p.parquet")
+    (unit,) = sources.plan(str(tmp_path / "p.parquet"))
+    first, second, third = unit.items()
+    assert first.read() == make.png(0)
+    with pytest.raises(ImageError, match="the row has no image"):
+        second.read()
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        third.read()
+
+
+@pytest.mark.parametrize(
+    ("place", "column", "reason"),
+    [
+        ("memory://nowhere/at/all", None, "no such file, folder or bucket"),
+        ("nonsense://bucket/a", None, "nonsense"),
+        ("absent", None, "no such file"),
+        ("empty", None, "no images here"),
+        ("p.parquet", "picture", "has no column 'picture'; |has no column 'picture'"),
+        ("p.parquet", None, "images in content, image"),
+        ("text.parquet", None, "holds no column of images"),
+        ("broken.parquet", "image", "cannot be read"),
+        ("unsaved", None, "cannot be read as a saved data set"),
+    ],
+)
+def test_what_is_no_source_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, column: str | None, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    make.parquet(Path("p.parquet"), PICTURES)
+    pq.write_table(pa.table({"text": ["a"]}), "text.parquet")
+    Path("broken.parquet").write_bytes(b"PAR1 and then nothing")
+    Path("unsaved").mkdir()
+    Path("unsaved/state.json").write_text("{")
+    with pytest.raises(DataError, match=reason) as caught:
+        sources.plan(place, column=column)
+    assert caught.value.remedy
+    assert caught.value.path == place
+
+
+def test_an_address_that_vanishes_or_is_refused_costs_its_row(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = fsspec.filesystem("memory")
+    for name, data in make.pngs(2).items():
+        fs.pipe_file(f"/bucket/{name}", data)
+    items = [item for unit in sources.plan(memory) for item in unit.items()]
+    fs.rm("/bucket/000.png")
+    with pytest.raises(ImageError, match=r"memory://.*000\.png: no such file"):
+        items[0].read()
+    assert items[1].read() == make.png(1)
+
+    def refuse(*arguments: object, **options: object) -> bytes:
+        raise PermissionError("signature does not match")
+
+    monkeypatch.setattr(type(fs), "cat_file", refuse)
+    with pytest.raises(ImageError, match="access refused: signature does not match"):
+        items[1].read()
+
+
+def test_a_store_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(place: str) -> object:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(DataError, match="Install s3fs to access S3"):
+        sources.plan("s3://bucket")
+    with pytest.raises(ImageError, match="Install s3fs to access S3"):
+        sources.read_bytes("s3://bucket/a.png")
+
+
+def test_a_saved_data_set_of_several_splits_gives_them_all(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for split in ("train", "test"):
+        make.saved_dataset(root / split, PICTURES)
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    assert [data for _, data in read(sources.plan(str(root)))] == 2 * list(PICTURES.values())
