@@ -25,7 +25,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"bench"},
-    {"gallery", "scale", "serving"},
+    {"gallery", "integrations", "scale", "serving"},
     {"cli"},
     {"__main__"},
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ma_agiqa.config import Preprocess
@@ -68,6 +69,44 @@ def test_any_size_becomes_the_same_square(kind: str, shape: tuple[int, ...]) -> 
     assert tensor.max() <= 1
     if shape[:2] == (224, 224):
         assert np.array_equal(preprocess.fit(rgb, Preprocess(kind=kind)), rgb)
+
+
+@pytest.mark.parametrize("kind", ["native", "paper", "paper-antialias"])
+@pytest.mark.parametrize("shape", [(90, 61, 3), (224, 300, 3)])
+def test_with_a_gradient_pixels_are_the_same_to_one_level(
+    kind: str, shape: tuple[int, ...]
+) -> None:
+    """Pillow and OpenCV compute in fixed point: what lies between two levels may go either way."""
+    pytest.importorskip("cv2", reason="the paper's resize needs the extra `paper`")
+    rgb = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    recipe = Preprocess(kind=kind, max_pixels=60 * 60)
+    unit = preprocess.to_unit(preprocess.to_chw(rgb))[None].requires_grad_()
+    tensor = preprocess.prepare_with_gradient(unit, recipe)
+    expected = preprocess.prepare(rgb, recipe)
+    assert tensor.shape[1:] == expected.shape
+    level = (1 if kind == "native" else 2) / 255
+    off = (tensor[0] - expected).abs()
+    assert off.max() <= 1.001 * level
+    assert (off > 0.5 * level).float().mean() <= 0.01
+
+
+@pytest.mark.parametrize("kind", ["native", "paper", "paper-antialias"])
+@pytest.mark.parametrize("shape", [(90, 61), (224, 300)])
+def test_the_gradient_is_that_of_the_change_of_size(kind: str, shape: tuple[int, int]) -> None:
+    """Far from black and white all is linear but for rounding, so a large step ends where the
+    gradient says."""
+    torch.manual_seed(0)
+    recipe = Preprocess(kind=kind, max_pixels=60 * 60)
+    unit, step = 0.4 + 0.2 * torch.rand(1, 3, *shape), 0.2 * torch.rand(1, 3, *shape) - 0.1
+
+    def prepare(values: torch.Tensor) -> torch.Tensor:
+        return preprocess.prepare_with_gradient(values, recipe)
+
+    _, promised = torch.autograd.functional.jvp(prepare, unit, step)
+    level = (1 if kind == "native" else 2) / 255
+    assert promised.abs().max() > 8 * level
+    # Rounded before, between and after two passes, at both ends of the step.
+    assert ((prepare(unit + step) - prepare(unit)) - promised).abs().max() <= 3.5 * level
 
 
 def test_unknown_kind_is_refused() -> None:

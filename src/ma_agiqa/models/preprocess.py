@@ -11,19 +11,24 @@ Kinds:
     paper-antialias
              The same with Pillow's antialiased bicubic; other pixels, so other scores.
 
+Each recipe is there twice: for a decoded image, and for a batch that carries a gradient, which
+sees the same 8-bit values.
+
 What this file does not do: decode files (`images.py`) or augment (`training/`).
 
-Shapes: H, W height and width in pixels.
+Shapes: B images, H, W height and width in pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -52,6 +57,20 @@ def prepare(rgb: RGB, preprocess: Preprocess) -> Tensor:
     return to_input(to_chw(fit(rgb, preprocess)), preprocess)
 
 
+def prepare_with_gradient(unit: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return what `prepare` makes of images (B, 3, H, W) in [0, 1], as (B, 3, H', W').
+
+    Values are rounded to the 256 levels of a file, before and after a change of size; the gradient
+    is that of the values before rounding.
+
+    Raises:
+        ImageError: the images are smaller than the model can judge.
+    """
+    return from_unit(
+        KINDS[preprocess.kind].fit_unit(_rounded(unit.float()), preprocess), preprocess
+    )
+
+
 def to_input(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """Map uint8 pixel values to the float32 range the network expects; any shape."""
     return from_unit(to_unit(pixels), preprocess)
@@ -72,24 +91,56 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255.0)
 
 
-def _native(rgb: RGB, preprocess: Preprocess) -> RGB:
-    height, width = rgb.shape[:2]
+def _rounded(unit: Tensor) -> Tensor:
+    """Round to 8-bit levels, and pass the gradient on as if that were not done."""
+    unit = unit.clamp(0, 1)
+    return unit + ((unit * 255).round() / 255 - unit).detach()
+
+
+def _native_size(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    """Return the height and width at which an image is judged."""
     if min(height, width) < preprocess.min_side:
         raise ImageError(
             f"{width}x{height} pixels is too small to judge",
             remedy=f"the shorter side must have at least {preprocess.min_side} pixels",
         )
     if height * width <= preprocess.max_pixels:
-        return rgb
+        return height, width
     ratio = math.sqrt(preprocess.max_pixels / (height * width))
-    size = (math.floor(width * ratio), math.floor(height * ratio))
+    size = (math.floor(height * ratio), math.floor(width * ratio))
     if min(size) < preprocess.min_side:
         raise ImageError(
             f"{width}x{height} pixels is too elongated to judge: at the working area of "
             f"{preprocess.max_pixels} pixels its shorter side would have {min(size)}",
             remedy="crop it to the part of interest",
         )
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
+    return size
+
+
+def _native(rgb: RGB, preprocess: Preprocess) -> RGB:
+    height, width = _native_size(rgb.shape[0], rgb.shape[1], preprocess)
+    if (height, width) == rgb.shape[:2]:
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _native_unit(unit: Tensor, preprocess: Preprocess) -> Tensor:
+    """Do what Pillow's Lanczos filter does: rows first, rounded, then columns."""
+    height, width = _native_size(unit.shape[2], unit.shape[3], preprocess)
+    if width != unit.shape[3]:
+        unit = _rounded(unit @ _lanczos(unit.shape[3], width).to(unit).T)
+    if height != unit.shape[2]:
+        unit = _rounded(_lanczos(unit.shape[2], height).to(unit) @ unit)
+    return unit
+
+
+def _lanczos(length: int, side: int) -> Tensor:
+    """Return the weights that reduce `length` pixels to `side`, (side, length), float64."""
+    step = length / side
+    centres = (torch.arange(side, dtype=torch.float64) + 0.5) * step
+    distance = (torch.arange(length) + 0.5 - centres[:, None]) / step
+    weights = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _stretch_aliased(rgb: RGB, preprocess: Preprocess) -> RGB:
@@ -106,15 +157,33 @@ def _stretch_antialiased(rgb: RGB, preprocess: Preprocess) -> RGB:
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
+def _stretch_unit(unit: Tensor, preprocess: Preprocess, *, antialias: bool) -> Tensor:
+    """Stretch with torch's bicubic filters: OpenCV's, and antialiased Pillow's."""
+    sizes = [(PAPER_SIDE, PAPER_SIDE)]
+    if antialias:  # rows first, as in Pillow
+        sizes.insert(0, (unit.shape[2], PAPER_SIDE))
+    for size in sizes:
+        unit = _rounded(F.interpolate(unit, size, mode="bicubic", antialias=antialias))
+    return unit
+
+
 class Kind(NamedTuple):
-    """How an image gets its size, and whether its values are centred to [-1, 1]."""
+    """How an image gets its size, and whether its values are centred to [-1, 1].
+
+    Attributes:
+        fit: of a decoded image.
+        fit_unit: of images (B, 3, H, W) in [0, 1], the same with a gradient.
+    """
 
     fit: Callable[[RGB, Preprocess], RGB]
+    fit_unit: Callable[[Tensor, Preprocess], Tensor]
     centred: bool
 
 
 KINDS: dict[str, Kind] = {
-    "native": Kind(_native, centred=False),
-    "paper": Kind(_stretch_aliased, centred=True),
-    "paper-antialias": Kind(_stretch_antialiased, centred=True),
+    "native": Kind(_native, _native_unit, centred=False),
+    "paper": Kind(_stretch_aliased, partial(_stretch_unit, antialias=False), centred=True),
+    "paper-antialias": Kind(
+        _stretch_antialiased, partial(_stretch_unit, antialias=True), centred=True
+    ),
 }

@@ -1,0 +1,1 @@
+"""The score where people already work: metrics, rewards, pipelines. None is a base dependency."""
