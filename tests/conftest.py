@@ -30,7 +30,7 @@ SLOW = {
     *("test_handcrafted", "test_model", "test_official_checkpoint"),
     *("test_other_sizes_keep_the_ranking", "test_probe", "test_processes", "test_readme"),
     *("test_sample_pictures", "test_semantic_scoring", "test_shipped_compact", "test_store"),
-    *("test_integrations_page", "test_torchmetrics"),
+    *("scale", "test_integrations_page", "test_torchmetrics"),
     *("test_transformers", "test_verify", "test_visual_parity", "test_walkthrough"),
     *("test_walkthrough_benchmark", "test_weights"),
 }

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ LOOKING = ("gallery", "explain", "sort")
 SCORING = [line for line in commands() if " score " in line]
 LOOKS = [line for line in commands() if line.split()[1] in LOOKING]
 # `serve` goes on until it is stopped; serving/test_serve_command.py starts it.
-OTHERS = [line for line in commands() if line not in (*SCORING, *LOOKS) and " serve" not in line]
+(MANY,) = [line for line in commands() if " score-many " in line]
+KNOWN = (*SCORING, *LOOKS, MANY)
+OTHERS = [line for line in commands() if line not in KNOWN and " serve" not in line]
 
 
 def run(line: str, folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +71,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("my-images/a.jpg", "my-images/deeper/b.png", "a.png", "fox.png", "renders/c.webp")
     for name in names:
         picture.save(folder / name)
+    with zipfile.ZipFile(folder / "renders.zip", "w") as archive:
+        archive.write(folder / "a.png", "a.png")
     (folder / "table.csv").write_text("image,by\na.png,me\nrenders/c.webp,you\n")
     return folder
 
@@ -88,6 +93,12 @@ def test_scoring_commands_run(line: str, desk: Path) -> None:
         assert (desk / "scores.parquet").is_file()
     else:
         assert '"score"' in done.stdout
+
+
+def test_the_command_for_many_pictures_runs(desk: Path) -> None:
+    done = run(MANY, desk)
+    assert done.returncode == 0, done.stderr
+    assert (desk / "scores/scores-00000.parquet").is_file()
 
 
 @pytest.mark.parametrize("line", LOOKS)

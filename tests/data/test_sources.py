@@ -77,6 +77,27 @@ def test_a_folder_may_hold_shards_and_pictures(tmp_path: Path) -> None:
     assert names == [*shards, "z.png"]
 
 
+def test_a_pattern_and_a_file_are_sources_too(tmp_path: Path, memory: str) -> None:
+    fs = fsspec.filesystem("memory")
+    for name, data in PICTURES.items():
+        fs.pipe_file(f"/bucket/.hidden/{name}", data)
+    found = read(sources.plan(f"{memory}/.hidden/00[0-2].png"))
+    assert [data for _, data in found] == list(PICTURES.values())[:3]
+    assert read(sources.plan(f"{memory}/.hidden/004.png")) == [
+        (f"{memory}/.hidden/004.png", PICTURES["004.png"])
+    ]
+    (tmp_path / "no-suffix").write_bytes(PICTURES["000.png"])
+    assert read(sources.plan(str(tmp_path / "no-suffix")))[0][1] == PICTURES["000.png"]
+
+
+def test_a_container_that_is_gone_is_one_item_that_says_so(tmp_path: Path) -> None:
+    for place in ("memory://bucket/gone.tar", str(tmp_path / "gone.zip")):
+        (unit,) = sources.plan(place)
+        (item,) = unit.items()
+        with pytest.raises(ImageError, match="no such file"):
+            item.read()
+
+
 def test_rows_are_named_by_a_column_by_their_place_or_by_their_address(tmp_path: Path) -> None:
     table = make.parquet(tmp_path / "p.parquet", PICTURES)
     named = read(sources.plan(str(table), column="content", names="name"))

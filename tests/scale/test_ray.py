@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.features.store import FeatureStore
+from ma_agiqa.files import sha256
 from ma_agiqa.scale import engines
 from support import many_pictures as make
 from support.command_line import MAIN, save_model
@@ -131,3 +134,21 @@ def test_a_cluster_without_a_free_core_is_said_and_does_not_hang(
             engines.start(address, 1, gpus=0)
     finally:
         cluster.communicate(timeout=60)
+
+
+def test_one_store_is_filled_by_several_workers(tmp_path: Path) -> None:
+    source = make.folder(tmp_path / "in", make.pngs(7))
+    (source / "bad.png").write_bytes(b"no picture")
+    words = ["extract", str(source), "--lmm", "handcrafted", "--device", "cpu", "--store"]
+    ray = ["--engine", "ray", "--ray-workers", "2", "--shard-size", "3"]
+    done = [
+        subprocess.run([*MAIN, *words, str(tmp_path / store), *extra], capture_output=True)
+        for store, extra in (("here", []), ("ray", ray))
+    ]
+    for each in done:
+        assert each.returncode == 1, each.stderr
+        assert b"7 extracted, 0 already there, 1 failed" in each.stderr
+        assert b"bad.png" in each.stdout
+    here, there = (FeatureStore.open(tmp_path / store) for store in ("here", "ray"))
+    keys = [sha256(path) for path in source.iterdir() if path.name != "bad.png"]
+    assert torch.equal(here.get(keys), there.get(keys))

@@ -203,7 +203,7 @@ class Extractor:
         dtype: str,
         layer: int,
         pool: str,
-        load_in: str | None,
+        load_in: int | None,
         revision: str | None,
     ) -> None:
         from ma_agiqa.lmm.encoder import default_questions, open_encoder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -154,7 +155,7 @@ def score(
                 results.add(row, sha256=None, reused=True)
         raise typer.Exit(results.status())
     listing = Listing(words, column=column, root=root, keep_columns=keep_columns, names=names)
-    items = islice(begun(listing), first, None, step)
+    items: Iterator[Input] = islice(begun(listing), first, None, step)
     if metadata:
         items = map(Input.with_metadata, items)
 

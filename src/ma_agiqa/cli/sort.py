@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -81,6 +82,12 @@ def sort(
             remedy="sort INPUT --best K --to DIR, or --worst K, or --below X; or --write-rating",
         )
     rows, failed = _rows(words, model=model, device=device, workers=workers, quiet=quiet)
+    away = [row["path"] for row in rows if not os.path.lexists(row["path"])]
+    if away:
+        raise UsageError(
+            f"{away[0]} is no file of this machine: it lies in an archive or a store, or is gone",
+            remedy="unpack it, or fetch it, and score it there",
+        )
     if to is not None:
         steps = arrange.plan([row["path"] for row in _chosen(rows, best, worst, below)], to)
         if _agreed(steps, move=move, yes=yes):

@@ -78,14 +78,14 @@ class Unit:
     folder: str = ""
 
     def items(self) -> Iterator[Item]:
-        """Yield the images in order. A container that is damaged ends with an item that says so.
-
-        Raises:
-            DataError: the container cannot be opened.
-        """
+        """Yield the images in order. A container that is damaged ends with an item that says so."""
         if self.kind == "files":
-            return (Item(place, partial(read_bytes, place)) for place in self.places)
-        return _READERS[self.kind](self)
+            yield from (Item(place, partial(read_bytes, place)) for place in self.places)
+            return
+        try:
+            yield from _READERS[self.kind](self)
+        except DataError as error:  # it cannot be opened
+            yield _refused(self.places[0], error.without_path)
 
     def to_json(self) -> str:
         return json.dumps(vars(self))
@@ -260,24 +260,25 @@ def _listed(source: str) -> list[str]:
     """Return the images and containers below a place, sorted; a file is itself."""
     if _is_saved_dataset(source):
         return _saved_files(source)
-    if not is_address(source) and os.path.isfile(source):
+    pattern = re.search(r"[*?\[]", source)
+    if os.path.isfile(source) or (is_address(source) and pattern is None and _is_named(source)):
         return [source]
 
     def listing() -> list[str]:
         fs, path = file_system(source)
         local = not is_address(source)
-        found = fs.glob(path) if set(source) & set("*?[") else fs.find(path)
+        found = fs.find(path) if pattern is None else fs.glob(path)
         if not found:
             if not fs.exists(path):
                 raise FileNotFoundError(source)
             return []
-        root = path.rstrip("/")
+        root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if pattern else path.rstrip("/")
         hidden = [re.search(r"(^|/)[._]", name[len(root) :]) for name in found]
         named = [name if local else fs.unstrip_protocol(name) for name in found]
         return sorted(
             place
             for place, skipped in zip(named, hidden, strict=True)
-            if not skipped and (_kind(place) is not None or images.is_image_path(place))
+            if not skipped and _is_named(place)
         )
 
     places: list[str] = _guarded(source, listing)
@@ -286,6 +287,11 @@ def _listed(source: str) -> list[str]:
         if _guarded(source, lambda: fs.isfile(path)):
             return [source]  # an image without a suffix
     return places
+
+
+def _is_named(place: str) -> bool:
+    """Say whether a name is that of an image or a container."""
+    return _kind(place) is not None or images.is_image_path(place)
 
 
 def _kind(place: str) -> str | None:

@@ -77,8 +77,10 @@ class Chunk:
 
     @classmethod
     def from_name(cls, name: str) -> Chunk | None:
-        found = _CHUNK.fullmatch(name)
-        return found and cls(*map(int, found.groups()[:4]), last=found[5] is not None)
+        if (found := _CHUNK.fullmatch(name)) is None:
+            return None
+        unit, number, rows, failed = map(int, found.groups()[:4])
+        return cls(unit, number, rows, failed, last=found[5] is not None)
 
 
 @dataclass(frozen=True)
@@ -362,9 +364,8 @@ class Job:
         made = Settings(place=out, chunk=known["chunk"], run=uuid.uuid4().hex, **settings)
         job = cls(place, units, made, known)
         for name in place.names("_work"):
-            chunk = Chunk.from_name(name)
-            if chunk is not None:
-                job.add(chunk)
+            if (done := Chunk.from_name(name)) is not None:
+                job.add(done)
         job.reused = sum(chunk.rows - chunk.failed for chunk in job.chunks.values())
         if known["whole"] and not job.chunks:  # nothing failed, so nothing was left to go on from
             job.reused = known["rows"]

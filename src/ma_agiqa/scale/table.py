@@ -121,14 +121,11 @@ class ScoreTable:
                 "high": score.high,
                 "model": score.model,
                 "error": score.error,
-                "contributions": score.contributions,
+                "contributions": score.contributions and list(score.contributions.items()),
             }
             for name, score in scored
         ]
-        return pa.Table.from_pylist(
-            [{**row, "contributions": _pairs(row["contributions"])} for row in rows],
-            schema=self.schema,
-        )
+        return pa.Table.from_pylist(rows, schema=self.schema)
 
     def _read(self, item: Item) -> RGB:
         return self._decode(item.read(), name=item.name)
@@ -136,10 +133,6 @@ class ScoreTable:
 
 def _item(name: str, value: Any) -> Item:
     return Item(name, lambda: value if isinstance(value, bytes) else read_bytes(value or ""))
-
-
-def _pairs(contributions: dict[str, float] | None) -> list[tuple[str, float]] | None:
-    return None if contributions is None else list(contributions.items())
 
 
 def _no_file(item: Item) -> None:

@@ -1,0 +1,27 @@
+"""benchmarks/scale.py: every way gives all scores, and they are the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from support.benchmark_scripts import load_script
+
+
+def test_two_ways_in_one_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("moto", reason="the benchmark needs moto and s3fs")
+    script = load_script("scale")
+    words = ["scale.py", "--images", "4", "--few", "2", "--only", "score,here"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    record = json.loads(capsys.readouterr().out)
+    assert record["same_scores"] is True
+    assert set(record["ways"]) == {"score", "here"}
+    for way in record["ways"].values():
+        assert way["seconds"] > 0
+        assert way["memory_mib"] > 100
+    assert record["overhead_beyond_start"]["score"] == 0
