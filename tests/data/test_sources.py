@@ -91,8 +91,10 @@ def test_a_pattern_and_a_file_are_sources_too(tmp_path: Path, memory: str) -> No
 
 
 def test_a_container_that_is_gone_is_one_item_that_says_so(tmp_path: Path) -> None:
-    for place in ("memory://bucket/gone.tar", str(tmp_path / "gone.zip")):
-        (unit,) = sources.plan(place)
+    (remote,) = sources.plan("memory://bucket/gone.tar")
+    (local,) = sources.plan(str(make.zipped(tmp_path / "gone.zip", PICTURES)))
+    (tmp_path / "gone.zip").unlink()
+    for unit in (remote, local):
         (item,) = unit.items()
         with pytest.raises(ImageError, match="no such file"):
             item.read()
