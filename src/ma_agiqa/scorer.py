@@ -64,7 +64,8 @@ def load(
 
     Args:
         model: name of a preset, path of a directory, or a Hub id such as `owner/name`.
-        device: `auto` (CUDA, else MPS, else CPU) or a torch device such as `cuda:1`.
+        device: `auto` (CUDA, else MPS, else CPU) or a torch device such as `cuda:1`; an exported
+            model runs on a CPU.
         batch_size: most images per forward pass; chosen by device when None.
         workers: threads that decode images, and images that the network of a CPU judges side by
             side; one per CPU core, at most 8, when None.
@@ -125,7 +126,8 @@ class Scorer:
     unpickled.
 
     Attributes:
-        model: the plain network, in eval mode on `device`, differentiable in the image.
+        model: the plain network, in eval mode on `device`, differentiable in the image unless it
+            is an exported one.
         config: what the model is and how its input is prepared.
         name: what results call the model: its name, with `@revision` when one was asked for.
         semantics: where semantic vectors come from; None for a model without.
@@ -143,7 +145,9 @@ class Scorer:
         semantics: SemanticSource | None = None,
         loaded_with: dict[str, Any] | None = None,
     ) -> None:
-        self.device = devices.resolve(device)
+        self.device = devices.resolve("cpu" if model.exported and device == "auto" else device)
+        if model.exported and self.device.type != "cpu":
+            raise UsageError(f"an exported model runs on a CPU, not on {device}")
         default_batch = DEFAULT_BATCH.get(self.device.type, DEFAULT_BATCH["cpu"])
         default_workers = min(devices.available_cores(), MAX_DEFAULT_WORKERS)
         side_by_side = self.device.type == "cpu" and model.alone

@@ -20,6 +20,7 @@ from ma_agiqa.cli import (
     benchmark,
     data,
     evaluate,
+    export,
     extract,
     gallery,
     models,
@@ -81,6 +82,7 @@ app.command("benchmark")(benchmark.benchmark)
 app.command("peer")(evaluate.peer)
 app.command("convert")(models.convert)
 app.command("convert-lmm")(models.convert_lmm)
+app.command("export")(export.export)
 app.command("models")(models.models)
 app.add_typer(data.app, name="datasets")
 

@@ -1,6 +1,7 @@
 """Model directories: weights never travel alone.
 
-    model.safetensors   the weights
+    model.safetensors   the weights; of an exported model, in their place
+    model.onnx          the network with its weights, see `export/`
     config.json         architecture, preprocessing, scale, training set, versions
     README.md           model card
 
@@ -19,7 +20,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ from ma_agiqa import config as configs
 from ma_agiqa.config import FORMAT_VERSION, ModelConfig
 from ma_agiqa.errors import ModelError, OutputError, first_line, install_command
 from ma_agiqa.files import recover_folder, replace_folder, sha256
+from ma_agiqa.models.exported import ExportedNetwork
 from ma_agiqa.models.prediction import QualityNetwork
 from ma_agiqa.models.registry import ARCHITECTURES
 from ma_agiqa.text import did_you_mean, join_some
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+GRAPH = "model.onnx"
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """What weights may be stored as; float8 has too few bits for a score."""
 
@@ -166,6 +169,10 @@ def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
     """
     directory = Path(directory)
     config = read_config(directory)
+    if (directory / GRAPH).is_file():
+        with torch.device("meta"):
+            network = build(config, source=directory / CONFIG)
+        return ExportedNetwork(directory / GRAPH, network).eval(), config
     path = directory / WEIGHTS
     try:
         weights = load_file(path)
@@ -210,23 +217,45 @@ def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: 
     Raises:
         OutputError: the folder cannot be written (permission, full disk).
     """
+
+    def write(fresh: Path) -> None:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+
+    save_files(directory, write, config, card=card, replaces=CONFIG)
+
+
+def save_files(
+    directory: str | Path,
+    write: Callable[[Path], None],
+    config: ModelConfig,
+    *,
+    card: str,
+    replaces: str,
+) -> None:
+    """Write a model directory whole or not at all, its weights by `write` into a fresh folder.
+
+    Args:
+        card: text of the model card.
+        replaces: a folder that is there is replaced if it is empty or has a file of this name.
+
+    Raises:
+        OutputError: the folder cannot be written (permission, full disk) or holds something else.
+    """
     directory = Path(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(directory)
         fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         try:
-            tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-            save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+            write(fresh)
             text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
             (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
             (fresh / CARD).write_text(card, encoding="utf-8")
             fresh.chmod(0o755)  # made private by mkdtemp; a model is not a secret
-            (fresh / WEIGHTS).chmod(0o644)
-            if directory.exists() and not _is_replaceable(directory):
-                raise OutputError(
-                    "exists and is not a model directory, so it is not replaced", path=directory
-                )
+            for file in fresh.iterdir():
+                file.chmod(0o644)
+            require_replaceable(directory, replaces)
             replace_folder(fresh, directory)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -234,8 +263,19 @@ def save(directory: str | Path, model: nn.Module, config: ModelConfig, *, card: 
         raise OutputError(f"the model could not be written: {error}", path=directory) from error
 
 
-def _is_replaceable(directory: Path) -> bool:
-    return (directory / CONFIG).is_file() or not any(directory.iterdir())
+def require_replaceable(directory: Path, file: str) -> None:
+    """Refuse to write over what is not an empty folder or one with a file of this name.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    if not directory.exists() or (directory / file).is_file():
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        raise OutputError(
+            f"exists and is not a model directory with {file}, so it is not replaced",
+            path=directory,
+        )
 
 
 def _remove_leftovers(directory: Path) -> None:
@@ -250,7 +290,8 @@ def _remove_leftovers(directory: Path) -> None:
 def fingerprint(directory: str | Path) -> str:
     """Return the sha256 of a model directory's weights and configuration, in hex."""
     try:
-        return sha256(*(Path(directory) / name for name in (CONFIG, WEIGHTS)))
+        weights = GRAPH if (Path(directory) / GRAPH).is_file() else WEIGHTS
+        return sha256(*(Path(directory) / name for name in (CONFIG, weights)))
     except OSError as error:
         raise ModelError(
             f"cannot be read: {error.strerror}", path=error.filename or directory

@@ -58,12 +58,14 @@ class QualityNetwork(nn.Module):
             has the area of a square of this side. None for a network of one view.
         readouts: how many data sets it can learn from with a readout each; with one, several sets
             share it.
+        exported: whether it is a file that onnxruntime runs: on a CPU, and without gradients.
     """
 
     experts: tuple[str, ...] = ("visual",)
     alone: bool = False
     content_side: int | None = None
     readouts: int = 1
+    exported: bool = False
 
     def depth_of(self, name: str) -> int:
         """Return how deep a parameter lies: 0 in the heads, more the nearer to the pixels."""

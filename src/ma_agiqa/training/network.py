@@ -78,7 +78,13 @@ def find_start(model: str) -> Start:
 def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> QualityNetwork:
     """Return the network a training begins with; random weights come from torch's generator."""
     if start.directory is not None:
-        return checkpoint.load(start.directory)[0]
+        model = checkpoint.load(start.directory)[0]
+        if model.exported:
+            raise UsageError(
+                f"{start.directory}: an exported model cannot be trained",
+                remedy="give the model directory that it was exported from",
+            )
+        return model
     model = checkpoint.build(config)
     model.load_backbone(backbone)
     return model

@@ -1,0 +1,100 @@
+"""The folder that an export is: a model directory with `model.onnx` in place of its weights.
+
+    model.onnx, config.json, README.md      what `ma_agiqa.load` takes
+    index.html and the files of RUNTIME     with a page: it needs nothing else, and no server but
+                                            one that hands out files
+
+`config.json` is that of the model. This file does not make the graph (`graph.py`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ma_agiqa.errors import UsageError
+from ma_agiqa.export.graph import to_model, to_program
+from ma_agiqa.models import checkpoint
+from ma_agiqa.models.compact.model import CompactModel
+from ma_agiqa.version import __version__
+
+PAGE = Path(__file__).with_name("page.html")
+RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+"""What the page needs of onnxruntime-web."""
+NPM = "npm install onnxruntime-web"
+
+CARD = """
+
+## As ONNX
+
+Exported with ma-agiqa {version}. `ma_agiqa.load` takes this folder; `model.onnx` also runs without
+this package. B pictures of H x W pixels:
+
+| | name | shape |
+|---|---|---|
+| input | `images` | (B, 3, H, W) |
+| input | `whole` | (B, 3, H', W') |
+| output | `score` | (B) |
+| output | `contributions`, `bias` | (B, 2), (B) |
+| output | `contribution_map`, `weight_map` | (B, rows, columns), a place for 8 x 8 pixels |
+
+`images` are sRGB in [0, 1], of any size from {least} pixels on; above {most} pixels reduce them.
+`whole` is the same resized to the area of {side} x {side} pixels in their proportions: bicubic with
+antialiasing, a = -0.5, cut off at 0 and 1. `score` is on a scale from {low:g} to {high:g} and not
+cut off. `contributions`, those of {experts}, and `bias` sum to it. `contribution_map` is what each
+place adds to the last of them, `weight_map` how much it counts.
+"""
+
+
+def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> None:
+    """Export a model directory.
+
+    Args:
+        out: an earlier export there is replaced, anything else is not.
+        runtime: the folder `dist` of onnxruntime-web; with it a page is written too.
+
+    Raises:
+        UsageError: the model cannot be exported, or `runtime` is another folder.
+        OutputError: `out` is something else, or cannot be written.
+        MissingExtraError: the exporter is not installed.
+    """
+    config = checkpoint.read_config(directory)
+    if config.architecture != "compact":
+        raise UsageError(
+            f"{config.name!r} cannot be exported: its architecture is {config.architecture!r}",
+            remedy="export `compact` or a model trained from it",
+        )
+    if runtime is not None:
+        missing = [name for name in RUNTIME if not (runtime / name).is_file()]
+        if missing:
+            raise UsageError(
+                f"{runtime}: has no {missing[0]}, so it is not the folder dist of onnxruntime-web",
+                remedy=NPM,
+            )
+        if config.preprocess.kind != "native":
+            raise UsageError(f"the page cannot prepare pictures as {config.preprocess.kind!r}")
+    checkpoint.require_replaceable(out, checkpoint.GRAPH)
+    network, _ = checkpoint.load(directory)
+    if not isinstance(network, CompactModel):
+        raise UsageError(f"{directory}: is an exported model already")
+    model = to_model(to_program(network))
+
+    def write(fresh: Path) -> None:
+        (fresh / checkpoint.GRAPH).write_bytes(model.SerializeToString())
+        if runtime is not None:
+            shutil.copyfile(PAGE, fresh / "index.html")
+            for name in RUNTIME:
+                shutil.copyfile(runtime / name, fresh / name)
+
+    prepare, card = config.preprocess, directory / checkpoint.CARD
+    notes = CARD.format(
+        version=__version__,
+        least=f"{prepare.min_side} x {prepare.min_side}",
+        most=prepare.max_pixels,
+        side=network.content_side,
+        low=config.scale.low,
+        high=config.scale.high,
+        experts=" and ".join(network.experts),
+    )
+    own = card.read_text(encoding="utf-8") if card.is_file() else f"# {config.name}"
+    checkpoint.save_files(out, write, config, card=own.rstrip() + notes, replaces=checkpoint.GRAPH)
