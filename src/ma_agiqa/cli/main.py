@@ -20,7 +20,6 @@ from ma_agiqa.cli import (
     benchmark,
     data,
     evaluate,
-    export,
     extract,
     gallery,
     models,
@@ -82,7 +81,7 @@ app.command("benchmark")(benchmark.benchmark)
 app.command("peer")(evaluate.peer)
 app.command("convert")(models.convert)
 app.command("convert-lmm")(models.convert_lmm)
-app.command("export")(export.export)
+app.command("export")(models.export)
 app.command("models")(models.models)
 app.add_typer(data.app, name="datasets")
 

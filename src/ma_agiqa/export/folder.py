@@ -64,6 +64,11 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
             f"{config.name!r} cannot be exported: its architecture is {config.architecture!r}",
             remedy="export `compact` or a model trained from it",
         )
+    if (directory / checkpoint.GRAPH).is_file():
+        raise UsageError(
+            f"{directory}: is an exported model already",
+            remedy="give the model directory that it was exported from",
+        )
     if runtime is not None:
         missing = [name for name in RUNTIME if not (runtime / name).is_file()]
         if missing:
@@ -75,8 +80,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
             raise UsageError(f"the page cannot prepare pictures as {config.preprocess.kind!r}")
     checkpoint.require_replaceable(out, checkpoint.GRAPH)
     network, _ = checkpoint.load(directory)
-    if not isinstance(network, CompactModel):
-        raise UsageError(f"{directory}: is an exported model already")
+    assert isinstance(network, CompactModel)
     model = to_model(to_program(network))
 
     def write(fresh: Path) -> None:

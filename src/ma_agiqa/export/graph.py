@@ -56,9 +56,11 @@ def to_program(network: CompactModel) -> ONNXProgram:
     """
     try:
         import onnx  # noqa: F401
-        from onnxscript import opset18 as op
+        import onnxscript
     except ImportError as error:
         raise MissingExtraError(error.name or "onnxscript", "onnx") from error
+
+    op: Any = onnxscript.opset18
 
     def adaptive_avg_pool2d(features: Any, size: Sequence[Any]) -> Any:
         """Pool (B, C, n, n) by a product with a matrix on each side.
@@ -66,17 +68,18 @@ def to_program(network: CompactModel) -> ONNXProgram:
         Its own translation is right for the parity of the example's sides only.
         """
         zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+        last = op.Constant(value_ints=[1])  # axis of a matrix
 
         def means(axis: int, after: Any) -> Any:
             before = op.Shape(features, start=axis, end=axis + 1)
             after = op.Reshape(after, op.Constant(value_ints=[-1]))
-            place_m1 = op.Unsqueeze(op.Range(zero, op.Squeeze(after), one), one)
+            place_m1 = op.Unsqueeze(op.Range(zero, op.Squeeze(after), one), last)
             value_n = op.Range(zero, op.Squeeze(before), one)
             # Place i has the values from floor(i n / m) up to before ceil((i + 1) n / m).
             from_mn = op.Greater(op.Mul(op.Add(value_n, one), after), op.Mul(place_m1, before))
             up_to_mn = op.Less(op.Mul(value_n, after), op.Mul(op.Add(place_m1, one), before))
             has_mn = op.CastLike(op.And(from_mn, up_to_mn), features)
-            return op.Div(has_mn, op.ReduceSum(has_mn, op.Constant(value_ints=[1])))
+            return op.Div(has_mn, op.ReduceSum(has_mn, last))
 
         rows_mn, columns_nm = means(2, size[0]), op.Transpose(means(3, size[1]), perm=[1, 0])
         return op.MatMul(op.MatMul(rows_mn, features), columns_nm)

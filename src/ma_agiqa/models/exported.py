@@ -50,7 +50,7 @@ class ExportedNetwork(QualityNetwork):
         options.log_severity_level = 4  # what goes wrong is raised
         try:
             self.session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
+                path, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # onnxruntime has a class of its own for each status
             raise ModelError(

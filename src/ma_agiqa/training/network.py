@@ -63,6 +63,11 @@ def find_start(model: str) -> Start:
         )
     directory = find_directory(model)
     config = checkpoint.read_config(directory)
+    if (directory / checkpoint.GRAPH).is_file():
+        raise UsageError(
+            f"{directory}: an exported model cannot be trained",
+            remedy="give the model directory that it was exported from",
+        )
     compact = config.architecture == "compact"
     return Start(
         architecture=config.architecture,
@@ -78,13 +83,7 @@ def find_start(model: str) -> Start:
 def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> QualityNetwork:
     """Return the network a training begins with; random weights come from torch's generator."""
     if start.directory is not None:
-        model = checkpoint.load(start.directory)[0]
-        if model.exported:
-            raise UsageError(
-                f"{start.directory}: an exported model cannot be trained",
-                remedy="give the model directory that it was exported from",
-            )
-        return model
+        return checkpoint.load(start.directory)[0]
     model = checkpoint.build(config)
     model.load_backbone(backbone)
     return model
