@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import ma_agiqa
+from conftest import REPOSITORY
 from ma_agiqa.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 
 for _module in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(_module, reason="needs the extra 'onnx'")
+
+
+def guide() -> list[list[str]]:
+    """Return the words of every command of docs/browser.md that is ours."""
+    text = (REPOSITORY / "docs/browser.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\.venv/bin/ma-agiqa (.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

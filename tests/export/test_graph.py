@@ -17,6 +17,7 @@ import torch
 
 import ma_agiqa
 from conftest import REPOSITORY
+from export.conftest import guide
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
 from ma_agiqa.export.graph import to_program
 from ma_agiqa.models import checkpoint
@@ -218,3 +219,17 @@ def test_the_page_needs_the_runtime(tmp_path: Path) -> None:
         assert done.exit_code == 2
         assert reason in done.stderr
         assert "npm install onnxruntime-web" in done.stderr
+
+
+def test_the_commands_of_the_guide_run(
+    quick_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-images").mkdir()
+    shutil.copy(PICTURES[0], tmp_path / "my-images")
+    export, score, web = guide()
+    for words in (export, score):
+        done = run(*words)
+        assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "compact"
+    assert "--web" in web
