@@ -24,7 +24,7 @@ SHARED = Path(os.environ.get("MA_AGIQA_SHARED", REPOSITORY.parent / "shared"))
 
 
 SLOW = {
-    *("bench", "benchmarks", "cli", "training", "test_crash_points", "test_isolation"),
+    *("bench", "benchmarks", "cli", "export", "training", "test_crash_points", "test_isolation"),
     *("test_gallery_in_a_browser", "test_serve_command"),
     *("test_damage_lowers_scores", "test_devices", "test_docs_lmms", "test_fuzz"),
     *("test_handcrafted", "test_model", "test_official_checkpoint"),

@@ -22,6 +22,7 @@ from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
 from ma_agiqa.export.graph import to_program
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.compact.model import CompactModel, content_view
+from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.registry import MODELS
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.training.network import find_start
@@ -207,6 +208,18 @@ def test_an_export_replaces_an_export_and_nothing_else(
     assert run("export", "--out", earlier, "--quiet").stderr == ""
     assert (earlier / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "file", "model", "notes"]
+
+
+def test_a_graph_that_scores_otherwise_is_not_written(
+    quick_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        CompactModel, "forward", lambda self, images: Prediction(*5 * [images.mean()])
+    )
+    done = run("export", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "exports a graph that scores" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_page_needs_the_runtime(tmp_path: Path) -> None:

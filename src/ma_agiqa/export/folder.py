@@ -12,16 +12,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ma_agiqa.errors import UsageError
-from ma_agiqa.export.graph import to_model, to_program
+import torch
+
+from ma_agiqa.errors import ModelError, UsageError
+from ma_agiqa.export.graph import NEWER, to_model, to_program
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.compact.model import CompactModel
+from ma_agiqa.models.exported import ExportedNetwork
 from ma_agiqa.version import __version__
 
 PAGE = Path(__file__).with_name("page.html")
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """What the page needs of onnxruntime-web."""
 NPM = "npm install onnxruntime-web"
+OTHER_SIDES = (99, 131)
+"""Of the picture that the graph is tried on: odd, as the maps are, and not what it was made at."""
+TOLERANCE = 1e-3
+"""Share of the scale."""
 
 CARD = """
 
@@ -55,6 +62,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
 
     Raises:
         UsageError: the model cannot be exported, or `runtime` is another folder.
+        ModelError: the graph gives other scores than the model; nothing was written.
         OutputError: `out` is something else, or cannot be written.
         MissingExtraError: the exporter is not installed.
     """
@@ -85,6 +93,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
 
     def write(fresh: Path) -> None:
         (fresh / checkpoint.GRAPH).write_bytes(model.SerializeToString())
+        _require_same(fresh / checkpoint.GRAPH, network)
         if runtime is not None:
             shutil.copyfile(PAGE, fresh / "index.html")
             for name in RUNTIME:
@@ -102,3 +111,19 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
     )
     own = card.read_text(encoding="utf-8") if card.is_file() else f"# {config.name}"
     checkpoint.save_files(out, write, config, card=own.rstrip() + notes, replaces=checkpoint.GRAPH)
+
+
+def _require_same(graph: Path, network: CompactModel) -> None:
+    """Try the graph on a picture of a size that the exporter did not see."""
+    images = torch.rand(1, 3, *OTHER_SIDES)
+    with torch.inference_mode():
+        ours, theirs = (
+            one(images).score.item() for one in (ExportedNetwork(graph, network), network)
+        )
+    if not abs(ours - theirs) <= TOLERANCE * 5 * network.unit:
+        raise ModelError(
+            f"torch {torch.__version__} exports a graph that scores {ours:.4f} in place of "
+            f"{theirs:.4f}",
+            path=graph.name,
+            remedy=NEWER,
+        )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ma_agiqa.errors import MissingExtraError
+from ma_agiqa.errors import MissingExtraError, ModelError, first_line
 from ma_agiqa.models.compact.model import CompactModel, content_view
 from ma_agiqa.models.exported import INPUTS
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 18
+NEWER = "pip install --upgrade torch onnxscript onnxruntime"
 EXAMPLE = (2, 3, 208, 272)
 """Shape of the images that the exporter follows through the network; no two sides alike."""
 
@@ -53,6 +54,7 @@ def to_program(network: CompactModel) -> ONNXProgram:
 
     Raises:
         MissingExtraError: onnxscript is not installed.
+        ModelError: this version of torch cannot export it.
     """
     try:
         import onnx  # noqa: F401
@@ -90,19 +92,24 @@ def to_program(network: CompactModel) -> ONNXProgram:
         found = network(*example)._asdict()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Graph(network),
-            example,
-            input_names=INPUTS,
-            output_names=[name for name, field in found.items() if field is not None],
-            dynamic_shapes=DYNAMIC,
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table={
-                torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d
-            },
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Graph(network),
+                example,
+                input_names=INPUTS,
+                output_names=[name for name, field in found.items() if field is not None],
+                dynamic_shapes=DYNAMIC,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table={
+                    torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d
+                },
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ModelError(
+                f"torch {torch.__version__} cannot export it: {first_line(error)}", remedy=NEWER
+            ) from error
     assert program is not None
     return program
 

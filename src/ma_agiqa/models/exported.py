@@ -47,6 +47,7 @@ class ExportedNetwork(QualityNetwork):
         self.path, self.experts = path, network.experts
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # pictures differ in size
         options.log_severity_level = 4  # what goes wrong is raised
         try:
             self.session = onnxruntime.InferenceSession(
@@ -83,7 +84,7 @@ class ExportedNetwork(QualityNetwork):
                 remedy="load the model that it was exported from",
             )
         whole = content_view(images, side=self.content_side) if whole is None else whole
-        pixels = {"images": images.numpy(), "whole": whole.numpy()}
+        pixels = {"images": images.detach().numpy(), "whole": whole.detach().numpy()}
         try:
             found = self.session.run(self.outputs, pixels)
         except Exception as error:
