@@ -36,8 +36,10 @@ def runtime() -> Path:
     dist = folder / "node_modules/onnxruntime-web/dist"
     if not dist.is_dir():
         folder.mkdir(exist_ok=True)
-        words = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", PACKAGE]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
+        words = [npm, "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = subprocess.run(
+            [*words, PACKAGE], cwd=folder, capture_output=True, text=True, timeout=240
+        )
         if done.returncode:
             pytest.skip(f"npm could not fetch {PACKAGE}: {done.stderr.strip()[:200]}")
     return dist
