@@ -76,7 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        pictures = pick_images(options.pictures, 1000, scratch / "some")
+        (scratch / "some").mkdir()
+        pictures = pick_images(options.pictures, min(1000, options.images), scratch / "some")
         few = lay_out(pictures, options.few, scratch / "few")
         many = lay_out(pictures, options.images, scratch / "many")
         with store() as endpoint:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from support.benchmark_scripts import load_script
 
 
-def test_two_ways_in_one_record(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_ways_in_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("moto", reason="the benchmark needs moto and s3fs")
     script = load_script("scale")
     words = ["scale.py", "--images", "4", "--few", "2", "--only", "score,here"]
+    words += ["--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
-    record = json.loads(capsys.readouterr().out)
+    (written,) = tmp_path.glob("scale_compact_*.json")
+    record = json.loads(written.read_text())
     assert record["same_scores"] is True
     assert set(record["ways"]) == {"score", "here"}
     for way in record["ways"].values():
