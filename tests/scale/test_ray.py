@@ -106,7 +106,9 @@ def test_a_cluster_that_does_not_answer_is_said_within_seconds() -> None:
 
 BUSY = """
 import ray, sys, time
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(
+    num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+)
 
 @ray.remote(num_cpus=1)
 class Holder:
@@ -124,6 +126,7 @@ def test_a_cluster_without_a_free_core_is_said_and_does_not_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engines, "FREE_SECONDS", 2.0)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else each side wants the other's token
     cluster = subprocess.Popen(
         [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -120,7 +120,8 @@ def start(address: str | None, workers: int, *, gpus: float) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         # One slot more than actors: with all of them taken Ray Data waits for ever for one to read.
-        ray.init(num_cpus=workers + 1, include_dashboard=False, **quiet)
+        here = "127.0.0.1"  # nobody else is to reach it
+        ray.init(num_cpus=workers + 1, include_dashboard=False, _node_ip_address=here, **quiet)
         return
     if host := re.fullmatch(r"(?:ray://)?([^:/]+|\[[^\]]+\]):(\d+)", address):
         try:

@@ -363,12 +363,13 @@ class Job:
                 )
         made = Settings(place=out, chunk=known["chunk"], run=uuid.uuid4().hex, **settings)
         job = cls(place, units, made, known)
+        if job.finished:
+            job.reused = known["rows"]
+            return job
         for name in place.names("_work"):
             if (done := Chunk.from_name(name)) is not None:
                 job.add(done)
         job.reused = sum(chunk.rows - chunk.failed for chunk in job.chunks.values())
-        if known["whole"] and not job.chunks:  # nothing failed, so nothing was left to go on from
-            job.reused = known["rows"]
         return job
 
     def add(self, chunk: Chunk) -> None:
@@ -379,7 +380,8 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return bool(self.description["whole"]) and not self.chunks
+        """Whether every picture has a score, and the result is there."""
+        return bool(self.description["whole"]) and not self.description["failed"]
 
     def tasks(self) -> list[Task]:
         """Return the units that are not done, or that have failures."""
@@ -402,6 +404,7 @@ class Job:
             OutputError: the place cannot be written.
         """
         if self.finished:
+            self.place.remove("_work")  # of which a kill may have left something
             return self.description["rows"], 0
         ordered = [self.chunks[key] for key in sorted(self.chunks)]
         failed = sum(chunk.failed for chunk in ordered)
