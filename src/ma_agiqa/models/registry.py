@@ -83,6 +83,7 @@ MODELS: dict[str, ModelEntry] = {
                 "high": scale.high,
                 "drop": drop,
                 "readouts": sets,
+                "padding": "reflect",
             },
             # Pictures at their own resolution, where noise, blur and artefacts live.
             preprocess=Preprocess(kind="native", min_side=32, max_pixels=1024 * 1024),

@@ -268,7 +268,9 @@ class Trainer:
             score, prediction = self.network(sets, *inputs)
         loss = score_loss(score, targets.to(self.device), sets, recipe=recipe, std=self.std)
         if prediction.likeness is not None:
+            # Judged without the prior, which so becomes part of what the network says.
             likeness = prediction.likeness[: len(sets)].float()
+            likeness = torch.cat([likeness[:, :1] - recipe.first_prior, likeness[:, 1:]], dim=1)
             loss = loss + recipe.likeness * nn.functional.cross_entropy(likeness, sets)
         if copies:
             assert prediction.weight_map is not None

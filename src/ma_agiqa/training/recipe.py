@@ -47,6 +47,8 @@ class Recipe:
         ranking: weight of the pairwise ranking loss, of each data set by itself.
         likeness: weight of telling which data set an image is of, for networks with a readout for
             each.
+        first_prior: log odds by which a picture that is like no data set counts as one of the
+            first, beyond what its share of the training images gives.
         distorted: images of each batch that bring two distorted copies along, which have to
             rank below them; for networks with local views.
         distortion_weight: weight of that ranking.
@@ -76,6 +78,7 @@ class Recipe:
     correlation: float = 0.5
     ranking: float = 0.0
     likeness: float = 0.3
+    first_prior: float = 0.0
     distorted: int = 0
     distortion_weight: float = 0.5
     map_weight: float = 0.3
@@ -99,6 +102,7 @@ class Recipe:
             "correlation",
             "ranking",
             "likeness",
+            "first_prior",
             "clip_norm",
             "frozen_depth",
             "distorted",
@@ -136,7 +140,9 @@ RECIPES: dict[str, Recipe] = {
         weight_decay=0.02,
         ema=0.99,
         ranking=0.5,
+        first_prior=1.5,
         distorted=4,
+        map_weight=0.6,
         drop=0.5,
         select="last",
     ),

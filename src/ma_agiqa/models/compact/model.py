@@ -61,12 +61,14 @@ class DistortionExpert(nn.Module):
     Args:
         width: D.
         hidden: channels between the trunk's features and the evidence.
-        width_factor: of the trunk.
+        width_factor, padding: of the trunk.
     """
 
-    def __init__(self, *, width: int, hidden: int, width_factor: float) -> None:
+    def __init__(self, *, width: int, hidden: int, width_factor: float, padding: str) -> None:
         super().__init__()
-        self.trunk = EfficientNetLite(blocks=_TAPS[-1] + 1, width_factor=width_factor)
+        self.trunk = EfficientNetLite(
+            blocks=_TAPS[-1] + 1, width_factor=width_factor, padding=padding
+        )
         channels = sum(self.trunk.widths[tap] for tap in _TAPS)
         self.evidence = nn.Sequential(
             nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, width, 1)
@@ -165,6 +167,7 @@ class CompactModel(QualityNetwork):
             side.
         width_factor: of both trunks, see `EfficientNetLite`.
         readouts: R, one for each data set that it learns from.
+        padding: of the distortion expert's trunk, see `EfficientNetLite`.
     """
 
     content_side: int
@@ -182,15 +185,20 @@ class CompactModel(QualityNetwork):
         content_side: int = 384,
         width_factor: float = 1.0,
         readouts: int = 1,
+        padding: str = "zeros",
     ) -> None:
         super().__init__()
         if not low < high:
             raise ValueError(f"the scale must rise, got {low=} {high=}")
+        if padding not in ("zeros", "reflect"):
+            raise ValueError(f"padding must be zeros or reflect, got {padding!r}")
         if content_side < MIN_SIDE:
             raise ValueError(f"content_side must be at least {MIN_SIDE}, got {content_side}")
         self.content_side = content_side
         self.middle, self.unit = (low + high) / 2, (high - low) / 5
-        self.distortion = DistortionExpert(width=width, hidden=hidden, width_factor=width_factor)
+        self.distortion = DistortionExpert(
+            width=width, hidden=hidden, width_factor=width_factor, padding=padding
+        )
         self.content = ContentExpert(width=width, drop=drop, width_factor=width_factor)
         self.readouts = readouts
         self.mixture = GatedMixture(experts=2, width=width, readouts=readouts)
