@@ -105,6 +105,7 @@ class IsolatedDecoder:
             [sys.executable, "-m", "ma_agiqa.isolation", str(self.memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pipesize=2**20,
             stderr=subprocess.DEVNULL,  # libtiff writes there, without the name of the image
             env={**os.environ, **threads},
         )

@@ -123,7 +123,7 @@ def test_rows_are_named_by_a_column_by_their_place_or_by_their_address(tmp_path:
 def test_units_cut_a_table_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, unit_rows: int
 ) -> None:
-    monkeypatch.setattr(sources, "UNIT_ROWS", unit_rows)
+    monkeypatch.setattr(sources, "LEAST_UNIT", unit_rows)
     monkeypatch.setattr(sources, "ROWS_AT_A_TIME", 2)
     for place in (
         make.parquet(tmp_path / "p.parquet", PICTURES, rows=rows),
@@ -134,6 +134,19 @@ def test_units_cut_a_table_anywhere(
         found = read(units)
         assert [data for _, data in found] == list(PICTURES.values())
         assert len({name for name, _ in found}) == len(PICTURES)
+
+
+def test_there_is_something_to_do_for_many_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LEAST_UNIT", 1)
+    monkeypatch.setattr(sources, "UNITS", 4)
+    half = list(PICTURES.items())[: len(PICTURES) // 2]
+    make.parquet(tmp_path / "p.parquet", dict(half), rows=100)
+    make.folder(tmp_path / "files", PICTURES)
+    units = sources.plan(str(tmp_path), column="image")
+    assert len(units) >= 4
+    assert len(read(units)) == len(PICTURES) + len(half)
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])

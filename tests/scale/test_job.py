@@ -238,7 +238,7 @@ def test_a_command_that_is_killed_goes_on_and_loses_a_chunk_at_most(
     result = run("score-many", *words)
     assert result.exit_code == 0, result.stderr
     before = int(result.stderr.split(" scored before")[0].rsplit(" ", 1)[1])
-    assert before >= 250 * kept
+    assert before >= sources.LEAST_UNIT * kept
     assert f"{count} images: {count - before} scored" in result.stderr
     names = [row["id"] for row in rows(out)]
     assert sorted(names) == sorted(str(path) for path in source.iterdir())

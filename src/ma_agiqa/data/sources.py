@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 import os
 import re
 import tarfile
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 ROWS_AT_A_TIME = 64  # of a table, since a row holds an image
-UNIT_ROWS = 1000
-"""Most images of a unit, where a source can be cut anywhere; an archive is one unit."""
+LEAST_UNIT, MOST_UNIT, UNITS = 50, 1000, 40
+"""Images of a unit, where a source can be cut anywhere, and how many units there should be at
+least, so that many workers have something to do; an archive is one unit."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -149,19 +151,24 @@ def plan(
     Raises:
         DataError: there is no such place, it cannot be listed, or a table has no such column.
     """
-    units: list[Unit] = []
+    containers: list[Unit] = []
     plain: list[str] = []
     for place in _listed(source):
         kind = _kind(place)
         if kind is None:
             plain.append(place)
         elif kind in ("tar", "zip"):
-            units.append(Unit(kind, (place,)))
+            containers.append(Unit(kind, (place,)))
         else:
-            units += _table_units(kind, place, column=column, names=names, folder=folder)
-    units += [
-        Unit("files", tuple(plain[at : at + UNIT_ROWS])) for at in range(0, len(plain), UNIT_ROWS)
-    ]
+            containers.append(_table(kind, place, column=column, names=names, folder=folder))
+    total = len(plain) + sum(unit.stop for unit in containers)
+    size = max(LEAST_UNIT, min(MOST_UNIT, math.ceil(total / UNITS)))
+    units: list[Unit] = []
+    for unit in containers:
+        cuts = range(0, unit.stop, size)
+        pieces = [replace(unit, start=at, stop=min(at + size, unit.stop)) for at in cuts]
+        units += [unit] if unit.kind in ("tar", "zip") else pieces
+    units += [Unit("files", tuple(plain[at : at + size])) for at in range(0, len(plain), size)]
     if not units:
         raise DataError(
             "there are no images here", path=source, remedy="give images, archives or Parquet files"
@@ -444,9 +451,11 @@ def _window(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterato
             return
 
 
-def _table_units(
+def _table(
     kind: str, place: str, *, column: str | None, names: str | None, folder: str | None
-) -> list[Unit]:
+) -> Unit:
+    """Return a table as one unit."""
+
     def footer() -> tuple[pa.Schema, int]:
         import pyarrow as pa
 
@@ -464,11 +473,14 @@ def _table_units(
             raise DataError(
                 f"has no column {name!r}", path=place, remedy=f"it has {', '.join(schema.names)}"
             )
-    whole = Unit(
-        kind, (place,), column=chosen, names=names, folder=folder or os.path.dirname(place)
+    return Unit(
+        kind,
+        (place,),
+        stop=rows,
+        column=chosen,
+        names=names,
+        folder=folder or os.path.dirname(place),
     )
-    cuts = range(0, rows, UNIT_ROWS)
-    return [replace(whole, start=at, stop=min(at + UNIT_ROWS, rows)) for at in cuts]
 
 
 def _only_image_column(schema: pa.Schema, place: str) -> str:

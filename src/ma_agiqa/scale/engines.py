@@ -87,7 +87,10 @@ def run_on_ray(
             RayWorker,
             fn_constructor_args=(make,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(tasks))),
+            # One task at a time, else the first actor that runs takes what others should share.
+            compute=ray.data.ActorPoolStrategy(
+                size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=1
+            ),
             **resources,
         )
         for row in done.iter_rows():
