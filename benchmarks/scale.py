@@ -10,6 +10,9 @@ One run, each way in a process of its own, in turn, on the same cores:
     daft        `ScoreTable` in a Daft class of two processes, from and to Parquet
     s3          `here`, pictures and result in an S3 store (moto's server on the loopback)
 
+Beside them what one process does for all: plan a million rows of a table of addresses, and put
+the chunks of a million scores together.
+
 Every way is run with few pictures as well: what that takes is start-up, and the rate is that of the
 rest. Memory is the sum over all of its processes, sampled. Every way has to give the same
 scores, to the last bit.
@@ -32,13 +35,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import keep
 from score import pick_images
 
+from ma_agiqa.data import sources
 from ma_agiqa.provenance import environment
+from ma_agiqa.scale import SCHEMA
+from ma_agiqa.scale import job as jobs
 
 MARK = "MA_AGIQA_BENCHMARK"
 BUCKET = "pictures"
@@ -71,6 +78,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder of images; else the samples")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--few", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the table of addresses")
     parser.add_argument("--only", help="names of ways, comma-separated")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -86,6 +94,7 @@ def main() -> None:
                 upload(folder, env)
             chosen = WAYS if options.only is None else options.only.split(",")
             ways = {way: measure(WAYS[way], few, many, scratch, env) for way in chosen}
+        bookkeeping = keep_books(options.rows, scratch)
     scores = {way: result.pop("scores") for way, result in ways.items()}
     first = next(iter(scores.values()))
     base = ways.get("score")
@@ -97,6 +106,7 @@ def main() -> None:
         "few": options.few,
         "ways": ways,
         "same_scores": all(own == first for own in scores.values()),
+        "bookkeeping": bookkeeping,
     }
     if base is not None:
         report["overhead_beyond_start"] = {
@@ -202,6 +212,47 @@ def run(
     table = pd.concat([pd.read_parquet(file) for file in files])
     names = table["path" if "path" in table else "id"].str.rsplit("/", n=1).str[-1]
     return seconds, most[0], dict(zip(names, table["score"], strict=True))
+
+
+def keep_books(rows: int, scratch: Path) -> dict[str, Any]:
+    """Time what one process does for a job of many rows; nothing is scored."""
+    uris = pa.array(f"s3://{BUCKET}/{number:012d}.jpg" for number in range(rows))
+    pq.write_table(pa.table({"uri": uris}), scratch / "uris.parquet")
+    random = np.random.default_rng(0)
+    started = time.perf_counter()
+    units = sources.plan(str(scratch / "uris.parquet"), column="uri")
+    settings = {"model": "compact", "contributions": False}
+    out = scratch / "books"
+    job = jobs.Job.begin(str(out), units, settings, fingerprint="none", workers=1)
+    text = sum(len(task.to_json()) for task in job.tasks())
+    planned = time.perf_counter()
+    for number, unit in enumerate(units):
+        starts = range(unit.start, unit.stop, job.settings.chunk)
+        for part, start in enumerate(starts):
+            count = min(job.settings.chunk, unit.stop - start)
+            columns = {name: [None] * count for name in SCHEMA.names} | {
+                "id": uris[start : start + count],
+                "score": random.uniform(0, 5, count),
+                "percentile": random.uniform(0, 100, count),
+                "model": ["compact"] * count,
+            }
+            chunk = jobs.Chunk(number, part, count, 0, last=part == len(starts) - 1)
+            table = pa.table(columns, schema=SCHEMA)
+            buffer = pa.BufferOutputStream()
+            pq.write_table(table, buffer)
+            job.place.write(f"_work/{chunk.name}", buffer.getvalue().to_pybytes())
+            job.add(chunk)
+    begun = time.perf_counter()
+    assert job.write_result() == (rows, 0)
+    return {
+        "rows": rows,
+        "units": len(units),
+        "chunks": len(job.chunks),
+        "plan_seconds": round(planned - started, 2),
+        "task_bytes": text,
+        "result_seconds": round(time.perf_counter() - begun, 2),
+        "result_bytes": sum(file.stat().st_size for file in out.glob("*.parquet")),
+    }
 
 
 def parquet_files(target: str) -> list[str]:

@@ -14,8 +14,8 @@ from support.benchmark_scripts import load_script
 def test_two_ways_in_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("moto", reason="the benchmark needs moto and s3fs")
     script = load_script("scale")
-    words = ["scale.py", "--images", "4", "--few", "2", "--only", "score,here"]
-    words += ["--out", str(tmp_path)]
+    words = ["scale.py", "--images", "4", "--few", "2", "--rows", "1000"]
+    words += ["--only", "score,here", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     (written,) = tmp_path.glob("scale_compact_*.json")
@@ -26,3 +26,5 @@ def test_two_ways_in_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert way["seconds"] > 0
         assert way["memory_mib"] > 100
     assert record["overhead_beyond_start"]["score"] == 0
+    assert record["bookkeeping"]["rows"] == 1000
+    assert record["bookkeeping"]["units"] == 20

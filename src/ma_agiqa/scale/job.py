@@ -28,8 +28,9 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -50,6 +51,8 @@ ENOUGH_DEATHS = 2
 """Of runs that ended at a picture; a worker that ended while its run went on counts as two."""
 FILE_ROWS = 1_000_000
 """Most rows of a file of the result."""
+READERS = 16
+"""Chunks read at once for the result: an object store answers each after a while."""
 
 _CHUNK = re.compile(r"(\d{6})-(\d{6})-(\d+)-(\d+)(-end)?\.parquet")
 
@@ -387,14 +390,19 @@ class Job:
         """Return the units that are not done, or that have failures."""
         if self.finished:
             return []
-        done: dict[int, list[Chunk]] = defaultdict(list)
-        for (unit, _), chunk in sorted(self.chunks.items()):
-            done[unit].append(chunk)
+        done = self._by_unit()
         return [
             Task(number, unit, tuple(done[number]))
             for number, unit in enumerate(self.units)
             if not _complete(done[number]) or any(chunk.failed for chunk in done[number])
         ]
+
+    def _by_unit(self) -> defaultdict[int, list[Chunk]]:
+        """Return the chunks of each unit, in order."""
+        done: defaultdict[int, list[Chunk]] = defaultdict(list)
+        for (unit, _), chunk in sorted(self.chunks.items()):
+            done[unit].append(chunk)
+        return done
 
     def write_result(self) -> tuple[int, int]:
         """Write the result and return how many pictures have a score, and how many have none.
@@ -406,15 +414,18 @@ class Job:
         if self.finished:
             self.place.remove("_work")  # of which a kill may have left something
             return self.description["rows"], 0
-        ordered = [self.chunks[key] for key in sorted(self.chunks)]
+        done = self._by_unit()
+        for number in range(len(self.units)):
+            if not _complete(done[number]):
+                raise DataError(f"unit {number} is not done", path=self.place.address)
+        ordered = [chunk for number in range(len(self.units)) for chunk in done[number]]
         failed = sum(chunk.failed for chunk in ordered)
         rows = sum(chunk.rows for chunk in ordered)
-        for number in range(len(self.units)):
-            if not _complete([chunk for chunk in ordered if chunk.unit == number]):
-                raise DataError(f"unit {number} is not done", path=self.place.address)
-        for number, group in enumerate(_groups(ordered, FILE_ROWS)):
-            table = pa.concat_tables([_read_chunk(self.place, chunk) for chunk in group])
-            self.place.write(f"scores-{number:05d}.parquet", _parquet(table))
+        read = partial(_read_chunk, self.place)
+        with ThreadPoolExecutor(READERS) as pool:
+            for number, group in enumerate(_groups(ordered, FILE_ROWS)):
+                table = pa.concat_tables(pool.map(read, group))
+                self.place.write(f"scores-{number:05d}.parquet", _parquet(table))
         self.description.update(whole=True, rows=rows, failed=failed)
         self.place.write("_job.json", json.dumps(self.description).encode())
         if not failed:
