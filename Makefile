@@ -1,7 +1,9 @@
 # The two commands of the README. Each makes what it needs; nothing has to be installed by hand.
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
+PARALLEL = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check lint docs format clean
 
@@ -11,11 +13,11 @@ demo: $(VENV)/.base
 	@echo "Open gallery.html in a browser: it lies in $(CURDIR)"
 
 test: $(VENV)/.dev lint docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The loop of a working day: lint, types and what is quick to test.
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

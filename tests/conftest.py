@@ -43,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process of several has a core
+        import torch
+
+        torch.set_num_threads(1)
+
+
 def _shared(part: str) -> Path:
     folder = SHARED / part
     if not folder.is_dir():

@@ -136,7 +136,8 @@ def test_scores_of_single_images_are_in_the_csv_and_not_in_the_json(tmp_path: Pa
     record = report()
     assert not {"names", "mos", "pred", "labels"} & set(record.to_dict())
     record.write_predictions(tmp_path / "p.csv")
-    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert tuple(row["name"] for row in rows) == record.names
     assert tuple(float(row["pred"]) for row in rows) == record.pred
     assert tuple(float(row["mos"]) for row in rows) == record.mos

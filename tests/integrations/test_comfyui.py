@@ -71,7 +71,8 @@ def test_score_passes_pictures_on_with_the_scorers_scores(
     assert same is images
     assert values == pytest.approx(scores)
     lines = text.splitlines()
-    assert [line[:8] for line in lines] == [f"{n}: {v:.2f} " for n, v in enumerate(scores, 1)]
+    starts = [line.split(" ")[:2] for line in lines]
+    assert starts == [[f"{n}:", f"{v:.2f}"] for n, v in enumerate(scores, 1)]
 
 
 def test_values_beyond_white_and_alpha_count_as_they_would_be_saved(

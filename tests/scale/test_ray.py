@@ -57,7 +57,7 @@ def actors() -> list[int]:
 def test_all_rows_once_though_workers_die(tmp_path: Path) -> None:
     """One picture ends its worker whenever it is decoded; a worker is killed from outside too."""
     model = save_model(tmp_path / "tiny", seed=0)
-    count = 1300
+    count = 300
     source = make.folder(tmp_path / "in", make.pngs(count))
     (source / "killer.png").write_bytes(make.png(0) + KILLER)
     (tmp_path / "hook").mkdir()

@@ -232,7 +232,8 @@ def test_vectors_that_are_not_finite_are_counted(
 
 
 def test_scores_that_are_no_numbers_are_counted(table: Path, model: Path, tmp_path: Path) -> None:
-    rows = list(csv.reader(table.open()))
+    with table.open() as file:
+        rows = list(csv.reader(file))
     rows[3][1], rows[7][1] = "nan", ""
     copy = table.with_name("holes.csv")
     with copy.open("w", newline="") as file:

@@ -15,6 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,19 @@ class Journal:
         self._offsets: dict[str, int] = {}
         self._rows = 0
         self._lock = Lock(target)
-        try:
-            remove_leftovers(target.parent, of=target, older_than=0)
-            # Unbuffered: a row is with the system before the next image is looked at.
-            self._file = self.path.open("a+b", buffering=0)
-            self._index()
-            self._section = self._append(self._header)
-        except OSError as error:
-            self._lock.release()
-            raise self._error(error) from error
-        except OutputError:
-            self._lock.release()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
+            try:
+                remove_leftovers(target.parent, of=target, older_than=0)
+                # Unbuffered: a row is with the system before the next image is looked at.
+                self._file = undo.enter_context(self.path.open("a+b", buffering=0))
+                self._index()
+                self._section = self._append(self._header)
+                self._earlier = self.path.open("rb")
+            except OSError as error:
+                raise self._error(error) from error
+            undo.pop_all()
         self.found = len(self._offsets)
-        self._earlier = self.path.open("rb")
 
     def reusable(self, path: str, sha256: str | None) -> Row | None:
         """Return the row an earlier run kept for this file with this content."""

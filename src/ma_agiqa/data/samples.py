@@ -393,6 +393,7 @@ def _parquet_chunks(path: str | Path, only: str | None) -> Iterator[Table]:
         chosen = [only] if only in file.schema_arrow.names else None
         yield file.schema_arrow.empty_table().to_pandas(ignore_metadata=True)
         for batch in file.iter_batches(CHUNK, columns=chosen):
+            batch.validate(full=True)  # texts that are none would be found out later
             # Stored indices count as columns; whole numbers stay whole beside missing ones.
             yield batch.to_pandas(ignore_metadata=True, integer_object_nulls=True)
 

@@ -430,13 +430,14 @@ def _arrow_batches(
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
+    def small(reader: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            batch.validate(full=True)  # what a damaged file points to may lie outside of memory
+            for at in range(0, batch.num_rows, ROWS_AT_A_TIME):
+                yield batch.slice(at, ROWS_AT_A_TIME)
+
     with pa.ipc.open_stream(file) as reader:
-        small = (
-            batch.slice(at, ROWS_AT_A_TIME)
-            for batch in reader
-            for at in range(0, batch.num_rows, ROWS_AT_A_TIME)
-        )
-        yield from (batch.select(columns) for batch in _window(small, start, stop))
+        yield from (batch.select(columns) for batch in _window(small(reader), start, stop))
 
 
 def _window(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
@@ -456,22 +457,23 @@ def _table(
 ) -> Unit:
     """Return a table as one unit."""
 
-    def footer() -> tuple[pa.Schema, int]:
+    def footer() -> tuple[list[str], str, int]:
         import pyarrow as pa
 
         with _opened(place) as file:
             if kind == "parquet":
                 table = _parquet(file)
-                return table.schema_arrow, table.metadata.num_rows
-            with pa.ipc.open_stream(file) as reader:
-                return reader.schema, sum(batch.num_rows for batch in reader)
+                schema, rows = table.schema_arrow, table.metadata.num_rows
+            else:
+                with pa.ipc.open_stream(file) as reader:
+                    schema, rows = reader.schema, sum(batch.num_rows for batch in reader)
+        return schema.names, column or _only_image_column(schema, place), rows
 
-    schema, rows = _guarded(place, footer)
-    chosen = column or _only_image_column(schema, place)
+    held, chosen, rows = _guarded(place, footer)
     for name in filter(None, (chosen, names)):
-        if name not in schema.names:
+        if name not in held:
             raise DataError(
-                f"has no column {name!r}", path=place, remedy=f"it has {', '.join(schema.names)}"
+                f"has no column {name!r}", path=place, remedy=f"it has {', '.join(held)}"
             )
     return Unit(
         kind,

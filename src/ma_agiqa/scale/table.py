@@ -10,6 +10,7 @@ engine has nothing to retry.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -72,7 +73,9 @@ class ScoreTable:
         self.schema = SCHEMA.append(CONTRIBUTIONS) if contributions else SCHEMA
         self._decode: Callable[..., RGB] = images.decode
         if isolate:
-            self._decode = IsolatedDecoder(self.scorer.workers)
+            decoder = IsolatedDecoder(self.scorer.workers)
+            weakref.finalize(self, decoder.close)
+            self._decode = decoder
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Score a table.
