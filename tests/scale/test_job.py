@@ -175,6 +175,30 @@ def test_a_result_may_lie_in_an_object_store(tmp_path: Path, source: Path, model
         fs.rm("/results", recursive=True)
 
 
+@pytest.mark.parametrize(
+    ("workers", "most_twice", "chunk"),
+    [(1, 1000, 250), (10, 1000, 100), (64, 1000, 16), (64, 16_000, 250), (64, 1, 16)],
+)
+def test_workers_share_what_a_kill_may_cost(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Path,
+    workers: int,
+    most_twice: int,
+    chunk: int,
+) -> None:
+    monkeypatch.setattr(jobs, "LEAST_CHUNK", 16)
+    job = Job.begin(
+        str(tmp_path / "out"),
+        sources.plan(str(source), column="content"),
+        {"model": "m", "contributions": False},
+        fingerprint="f",
+        workers=workers,
+        most_twice=most_twice,
+    )
+    assert job.settings.chunk == chunk
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9])
 def test_chunks_say_which_is_the_last(count: int) -> None:
     found = list(chunks(range(count), 4))  # type: ignore[arg-type]

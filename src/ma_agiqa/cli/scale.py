@@ -47,6 +47,16 @@ Id = Annotated[
 Contributions = Annotated[
     bool, typer.Option("--contributions", help="Rows also say what each expert adds.")
 ]
+MayRedo = Annotated[
+    int | None,
+    typer.Option(
+        "--may-redo",
+        min=1,
+        show_default="1000",
+        help="Most pictures that a kill makes the next run score again. With hundreds of workers "
+        "give more, else each keeps its scores in very many small files.",
+    ),
+]
 Isolate = Annotated[
     bool,
     typer.Option(
@@ -73,6 +83,7 @@ def score_many(
         Path | None, typer.Option(help="Folder that paths in a table start from; else its own.")
     ] = None,
     contributions: Contributions = False,
+    may_redo: MayRedo = None,
     isolate: Isolate = True,
     quiet: options.Quiet = False,
 ) -> None:
@@ -89,7 +100,7 @@ def score_many(
     from ma_agiqa.data import sources
     from ma_agiqa.models import checkpoint, registry
     from ma_agiqa.scale import engines
-    from ma_agiqa.scale.job import Job
+    from ma_agiqa.scale.job import MOST_TWICE, Job
 
     count = workers or (engines.default_workers(device) if engine is options.Engine.ray else 1)
     fingerprint = checkpoint.fingerprint(registry.find_directory(model, revision=revision))
@@ -112,7 +123,12 @@ def score_many(
             "isolate": isolate,
         }
         job = Job.begin(
-            out, units, settings, fingerprint=f"{fingerprint}+{lmm}+{dtype}", workers=count
+            out,
+            units,
+            settings,
+            fingerprint=f"{fingerprint}+{lmm}+{dtype}",
+            workers=count,
+            most_twice=may_redo or MOST_TWICE,
         )
         started = time.monotonic()
         shown = stack.enter_context(

@@ -325,13 +325,15 @@ class Job:
         *,
         fingerprint: str,
         workers: int,
+        most_twice: int = MOST_TWICE,
     ) -> Job:
         """Begin a job, or go on with one.
 
         Args:
             settings: of the workers, but for `place`, `chunk` and `run`.
             fingerprint: of the model.
-            workers: how many pictures may be in work follows from it, for a new job.
+            workers: they share, in a new job,
+            most_twice: the pictures that may be in work at once.
 
         Raises:
             OutputError: the place cannot be written, or holds another job.
@@ -349,7 +351,7 @@ class Job:
                 raise OutputError(
                     "holds other files", path=out, remedy="give an empty or a new place"
                 )
-            chunk = max(LEAST_CHUNK, min(CHUNK_ROWS, MOST_TWICE // workers))
+            chunk = max(LEAST_CHUNK, min(CHUNK_ROWS, most_twice // workers))
             known = {**identity, "chunk": chunk, "units": len(units), "whole": False}
             place.write("_job.json", json.dumps(known).encode())
         for key, said in (
