@@ -238,9 +238,7 @@ def keep_books(rows: int, scratch: Path) -> dict[str, Any]:
             }
             chunk = jobs.Chunk(number, part, count, 0, last=part == len(starts) - 1)
             table = pa.table(columns, schema=SCHEMA)
-            buffer = pa.BufferOutputStream()
-            pq.write_table(table, buffer)
-            job.place.write(f"_work/{chunk.name}", buffer.getvalue().to_pybytes())
+            job.place.write(f"_work/{chunk.name}", jobs.to_parquet(table))
             job.add(chunk)
     begun = time.perf_counter()
     assert job.write_result() == (rows, 0)

@@ -42,6 +42,7 @@ LEAST_UNIT, MOST_UNIT, UNITS = 50, 1000, 40
 """Images of a unit, where a source can be cut anywhere, and how many units there should be at
 least, so that many workers have something to do; an archive is one unit."""
 
+_UNCUT = ("tar", "zip")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -157,7 +158,7 @@ def plan(
         kind = _kind(place)
         if kind is None:
             plain.append(place)
-        elif kind in ("tar", "zip"):
+        elif kind in _UNCUT:
             containers.append(Unit(kind, (place,)))
         else:
             containers.append(_table(kind, place, column=column, names=names, folder=folder))
@@ -165,9 +166,11 @@ def plan(
     size = max(LEAST_UNIT, min(MOST_UNIT, math.ceil(total / UNITS)))
     units: list[Unit] = []
     for unit in containers:
+        if unit.kind in _UNCUT:
+            units.append(unit)
+            continue
         cuts = range(0, unit.stop, size)
-        pieces = [replace(unit, start=at, stop=min(at + size, unit.stop)) for at in cuts]
-        units += [unit] if unit.kind in ("tar", "zip") else pieces
+        units += [replace(unit, start=at, stop=min(at + size, unit.stop)) for at in cuts]
     units += [Unit("files", tuple(plain[at : at + size])) for at in range(0, len(plain), size)]
     if not units:
         raise DataError(
@@ -178,7 +181,7 @@ def plan(
 
 def count(units: list[Unit]) -> int | None:
     """Return how many images units hold, None where only reading an archive tells."""
-    if any(unit.kind in ("tar", "zip") for unit in units):
+    if any(unit.kind in _UNCUT for unit in units):
         return None
     return sum(
         len(unit.places) if unit.kind == "files" else unit.stop - unit.start for unit in units

@@ -229,7 +229,7 @@ class Worker:
             before = None if kept is None else _read_chunk(self.place, kept)
             table = self._score(items, before, note)
             chunk = Chunk(task.number, number, len(table), table.column("score").null_count, last)
-            self.place.write(f"_work/{chunk.name}", _parquet(table))
+            self.place.write(f"_work/{chunk.name}", to_parquet(table))
             if kept is not None and kept != chunk:
                 self.place.remove(f"_work/{kept.name}")
             yield chunk
@@ -427,7 +427,7 @@ class Job:
         with ThreadPoolExecutor(READERS) as pool:
             for number, group in enumerate(_groups(ordered, FILE_ROWS)):
                 table = pa.concat_tables(pool.map(read, group))
-                self.place.write(f"scores-{number:05d}.parquet", _parquet(table))
+                self.place.write(f"scores-{number:05d}.parquet", to_parquet(table))
         self.description.update(whole=True, rows=rows, failed=failed)
         self.place.write("_job.json", json.dumps(self.description).encode())
         if not failed:
@@ -447,7 +447,8 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[tuple[int, list[Item], 
         own, number = following, number + 1
 
 
-def _parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """Return a table as the content of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     data: bytes = sink.getvalue().to_pybytes()
