@@ -2,6 +2,7 @@
 
     python benchmarks/extract.py --config medium --device cpu --threads 1
     python benchmarks/extract.py --config 7b --device cuda
+    python benchmarks/extract.py --config 7b --device cuda --load-in 8    8-bit weights
     python benchmarks/extract.py --config 7b --count    only the operations, on no device
 
 Weights are random (speed does not depend on them) and made on the device. Both schedules run
@@ -31,7 +32,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ma_agiqa.lmm.mplug_owl2 import MPLUGOwl2, build
-from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config
+from ma_agiqa.lmm.mplug_owl2.checkpoint import empty_model, parse_config, replace_linears
 from ma_agiqa.provenance import environment
 
 # The two official prompts as the released tokenizer gives them; -200 is the image.
@@ -228,6 +229,26 @@ def print_row(row: dict[str, Any]) -> None:
     )
 
 
+def quantise(
+    model: MPLUGOwl2, pixels: Tensor, *, args: argparse.Namespace
+) -> dict[str, float | int]:
+    """Quantise the language model's weights; compare the vectors, and the memory of the weights."""
+    device, prompts = pixels.device, PROMPTS[args.config]
+    before = torch.cuda.memory_allocated(device)
+    full = cached(model, pixels, prompts)
+    layers = model.model.layers.cpu()
+    replace_linears(layers, bits=args.load_in, dtype=pixels.dtype)
+    layers.to(device)
+    torch.cuda.empty_cache()
+    ours = cached(model, pixels, prompts)
+    return {
+        "bits": args.load_in,
+        "gb_of_full_weights": before / 1e9,
+        "gb": torch.cuda.memory_allocated(device) / 1e9,
+        "min_cosine": torch.nn.functional.cosine_similarity(ours, full, dim=-1).min().item(),
+    }
+
+
 def agreement(model: MPLUGOwl2, pixels: Tensor, prompts: list[list[int]]) -> dict[str, float]:
     """Compare the vectors of both schedules; differences in units of the vectors' deviation."""
     official, ours = (extract(model, pixels, prompts) for extract in SCHEDULES.values())
@@ -245,6 +266,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", choices=CONFIGS, default="medium")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--load-in", type=int, choices=(8, 4), help="bits of quantised weights")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="further ones, cached")
     parser.add_argument("--official-batch", type=int, default=8)
@@ -287,6 +309,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     torch.manual_seed(1)
     images = max([args.official_batch, *args.batch_sizes])
     pixels = torch.randn(images, 3, side, side).to(device, dtype)
+    if args.load_in is not None:
+        report["weights"] = quantise(model, pixels[: args.official_batch], args=args)
+        print(json.dumps(report["weights"]), flush=True)
     for batch in [args.official_batch, *args.batch_sizes]:
         both = ("official", "cached") if not report["rows"] else ("cached",)
         rows = measure(model, pixels[:batch], both, args=args)

@@ -7,6 +7,11 @@ batch sizes and worker counts; its parts alone; the multiply-adds the network ne
 the float32 matrix rate that this machine reaches at the same moment; peak memory and cold
 start of the command line. Each figure is the median of `--repeats`, with the range beside it.
 Without `--images` the sample pictures of this repository are used, as 512x512 JPEG.
+
+    python benchmarks/score.py --device cuda [--images FOLDER] [--out FILE]
+
+measures pictures that are decoded already, on a GPU, in batches of 32: `Scorer.score`, and the
+network alone in float32, bfloat16 and float16, with the largest difference of a score.
 """
 
 from __future__ import annotations
@@ -22,14 +27,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from machine import keep
+from machine import circumstances, keep
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import ma_agiqa
+from ma_agiqa.devices import full_float32
 from ma_agiqa.images import IMAGE_SUFFIXES, read_image
-from ma_agiqa.models.preprocess import prepare
+from ma_agiqa.models.preprocess import from_unit, prepare, to_unit
 from ma_agiqa.provenance import environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,6 +47,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         files = pick_images(options.images, options.count, Path(scratch))
+        if options.device != "cpu":
+            keep(on_gpu(files, options), "score_compact", options.out)
+            return
         report = {
             "what": "score",
             "command": "python " + " ".join(sys.argv),
@@ -61,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of 512x512 JPEG files")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder for the record")
     return parser.parse_args()
@@ -114,6 +125,53 @@ def network_alone(repeats: int) -> dict[str, float]:
         "ms_per_image": seconds * 1e3,
         "gflops": operations / seconds / 1e9,
     }
+
+
+GPU_BATCH = 32
+
+
+def on_gpu(files: list[Path], options: argparse.Namespace) -> dict[str, object]:
+    """Return images/s from decoded pictures: by the scorer, and by the network in each dtype.
+
+    The time of the network holds the way of the bytes to the GPU and of the scores back.
+    """
+    device = torch.device(options.device)
+    scorer = ma_agiqa.load("compact", device=str(device), batch_size=GPU_BATCH)
+    pictures = [read_image(file) for file in files]
+    run = timed(lambda: list(scorer.score(pictures)), options.repeats)
+    report = {
+        "what": "score",
+        **circumstances(device, threads=options.threads),
+        "images": len(files),
+        "batch": GPU_BATCH,
+        "scorer_images_per_s": {name: len(files) / run[other] for name, other in RATE_OF.items()},
+    }
+    host = [
+        torch.from_numpy(np.stack(pictures[start : start + GPU_BATCH])).pin_memory()
+        for start in range(0, len(pictures) - GPU_BATCH + 1, GPU_BATCH)
+    ]
+    exact = None
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+
+        def network(dtype: torch.dtype = dtype) -> torch.Tensor:
+            half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+            with torch.inference_mode(), half, full_float32(device):
+                return torch.cat([score_batch(scorer, pixels) for pixels in host]).cpu()
+
+        scores = network()
+        exact = scores if exact is None else exact
+        run = timed(network, options.repeats * 3)
+        report[f"network_{str(dtype).removeprefix('torch.')}"] = {
+            **{name: len(scores) / run[other] for name, other in RATE_OF.items()},
+            "largest_difference": (scores - exact).abs().max().item(),
+        }
+    return report
+
+
+def score_batch(scorer: ma_agiqa.Scorer, pixels: torch.Tensor) -> torch.Tensor:
+    """Score a batch of decoded pictures (B, H, W, 3) uint8 in the host's memory."""
+    unit = to_unit(pixels.to(scorer.device, non_blocking=True).permute(0, 3, 1, 2))
+    return scorer.model(from_unit(unit, scorer.config.preprocess)).score.float()
 
 
 def decode_alone(files: list[Path]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa.bench import models
+from ma_agiqa.bench import run as run_module
 from ma_agiqa.bench.models import AblationSpec, ProbeSpec
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
@@ -93,6 +95,38 @@ def test_every_kind_of_model_is_judged_on_the_same_splits(
     assert cell["judgements"][0]["report"]["metrics"]["srcc"]["value"] == pytest.approx(
         report.metrics["srcc"].value
     )
+
+
+def test_jobs_at_once_give_the_results_of_one_after_the_other(
+    desk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    benchmark(desk, HEAD, A, B, PROBE, PEER)
+    one_by_one = results(desk)["summary"]
+    (desk / "out").rename(desk / "one-by-one")
+    grid = bench_desk.grid(desk, HEAD, A, B, PROBE, PEER)
+    done = run("benchmark", grid, "--out", desk / "out", "--device", "cpu", "--jobs", "2")
+    assert done.exit_code == 0, done.stderr
+    assert "probe on b random-1" in done.stderr
+    theirs = results(desk)["summary"]
+    for mine, other in zip(one_by_one["rows"], theirs["rows"], strict=True):
+        assert mine["model"] == other["model"]
+        assert mine["figures"]["srcc"]["median"] == other["figures"]["srcc"]["median"]
+    assert "(kept)" not in done.stderr
+    again = run("benchmark", grid, "--out", desk / "out", "--device", "cpu", "--jobs", "2")
+    assert again.stderr.count("(kept)") == again.stderr.count("[") > 4
+
+
+def test_a_process_that_dies_is_a_row(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_finish", dies)
+    grid = bench_desk.grid(desk, HEAD, A, PROBE)
+    done = run("benchmark", grid, "--out", desk / "out", "--device", "cpu", "--jobs", "2")
+    assert done.exit_code == 1
+    assert "its process ended without a word" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def dies(*_: object) -> None:
+    os._exit(9)
 
 
 def test_models_are_chosen_on_validation_without_a_look_at_the_test_part(desk: Path) -> None:

@@ -34,7 +34,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scored_pictures.write(tmp_path_factory.mktemp("set"))
 
 
-def train_alone(table: Path, out: Path, *changes: str, observer: Any = None) -> Path:
+def train_alone(
+    table: Path, out: Path, *changes: str, observer: Any = None, device: str = "cpu"
+) -> Path:
     request = TrainRequest(
         data=str(table),
         root=table.parent,
@@ -44,20 +46,27 @@ def train_alone(table: Path, out: Path, *changes: str, observer: Any = None) -> 
         backbone="random",
         network=tuple(NETWORK),
         split="random-0",
-        device="cpu",
+        device=device,
         precision="float32",
     )
     train(request, observer=observer or Silence())
     return out
 
 
-def train_together(table: Path, out: Path, *words: str, changes: Sequence[str] = ()) -> str:
-    """Do the same on the command line in two processes; return what they said on stderr."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ma_agiqa"]
-    command = [sys.executable, "-m", *launcher, "train", "--data", str(table)]
+def train_together(
+    table: Path,
+    out: Path,
+    *words: str,
+    changes: Sequence[str] = (),
+    device: str = "cpu",
+    processes: int = 2,
+) -> str:
+    """Do the same on the command line in several processes; return what they said on stderr."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", *launcher, "-m", "ma_agiqa", "train", "--data", str(table)]
     command += ["--root", str(table.parent), "--out", str(out), "--model", "visual"]
     command += ["--recipe", "modern", "--backbone", "random", "--split", "random-0"]
-    command += ["--device", "cpu", "--precision", "float32", *words]
+    command += ["--device", device, "--precision", "float32", *words]
     command += [word for change in (*SETTINGS, *changes) for word in ("--set", change)]
     command += [word for change in NETWORK for word in ("--network", change)]
     done = subprocess.run(
@@ -74,7 +83,7 @@ def train_together(table: Path, out: Path, *words: str, changes: Sequence[str] =
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Return the weights after the last epoch, and the averaged ones."""
-    saved = torch.load(out / "state.pt", weights_only=True)["trainer"]
+    saved = torch.load(out / "state.pt", weights_only=True, map_location="cpu")["trainer"]
     return {f"{n}.{k}": v for n in ("learner", "average") for k, v in saved[n].items()}
 
 
@@ -104,6 +113,13 @@ def alone(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_as_one(table: Path, alone: Path, tmp_path: Path) -> None:
     train_together(table, tmp_path / "two")
     assert_same_training(alone, tmp_path / "two")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_nccl_trains_as_no_launcher(table: Path, tmp_path: Path) -> None:
+    train_alone(table, tmp_path / "alone", device="cuda")
+    train_together(table, tmp_path / "nccl", device="cuda", processes=1)
+    assert_same_training(tmp_path / "alone", tmp_path / "nccl")
 
 
 class Interrupted(Silence):

@@ -1,4 +1,6 @@
-"""The jobs of a grid, one by one: finished ones stay, failed ones are rows, the rest goes on.
+"""The jobs of a grid: finished ones stay, failed ones are rows, the rest goes on.
+
+They run one by one; of those that learn several may run at once, each in a process of its own.
 
 A finished job is one JSON file in OUT/cells, written whole. Its name and content carry the
 settings and a content hash of all that the result was made of; whatever differs is another job.
@@ -11,13 +13,19 @@ A full disk or Ctrl-C ends the run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from ma_agiqa import devices
 from ma_agiqa.bench.grid import Grid
@@ -25,7 +33,7 @@ from ma_agiqa.bench.models import Bench, Evaluation, Job, LoadedDataset, ModelSp
 from ma_agiqa.errors import MAAGIQAError, OutputError
 from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.files import lock_folder, write_atomically
-from ma_agiqa.training.run import Observer
+from ma_agiqa.training.run import Observer, Silence
 from ma_agiqa.version import __version__
 
 FOLDER = "cells"
@@ -33,6 +41,13 @@ FOLDER = "cells"
 
 class BenchObserver(Observer, Protocol):
     """Gets news of a benchmark, and of its trainings."""
+
+    def cell(self, number: int, total: int, title: str, *, kept: bool) -> None: ...
+    def failed(self, title: str, error: str) -> None: ...
+
+
+class Unobserved(Silence):
+    """The observer of a job in a process of its own."""
 
     def cell(self, number: int, total: int, title: str, *, kept: bool) -> None: ...
     def failed(self, title: str, error: str) -> None: ...
@@ -122,8 +137,19 @@ def _plain(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value
 
 
-def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver) -> Outcome:
+def run(
+    grid: Grid,
+    out: Path,
+    *,
+    device: str = "auto",
+    at_once: int = 1,
+    observer: BenchObserver,
+) -> Outcome:
     """Run what has no result yet; return all results.
+
+    Args:
+        at_once: how many jobs that learn may run at the same time, each in a process of its own.
+            They share the device and the cores.
 
     Raises:
         UsageError, DataError, FeatureError, ModelError: the grid names what is not there, or
@@ -135,17 +161,45 @@ def run(grid: Grid, out: Path, *, device: str = "auto", observer: BenchObserver)
     datasets, jobs = prepare(grid)
     bench = Bench(out=out, resamples=grid.resamples, device=device, observer=observer)
     results = []
-    with lock_folder(out):
+    with lock_folder(out), _ahead(jobs if at_once > 1 else [], bench, at_once) as ahead:
         for number, job in enumerate(jobs, start=1):
-            result = _read(out, job)
+            result = None if job.key in ahead else _read(out, job)
             observer.cell(number, len(jobs), job.title, kept=result is not None)
-            if result is None:
-                result = _run(job, bench)
-                _write(out, result)
+            if job.key in ahead:
+                result = _awaited(ahead[job.key], job)
+            elif result is None:
+                result = _finish(job, bench)
             if result.error is not None:
                 observer.failed(job.title, result.error)
             results.append(result)
     return Outcome(grid, datasets, results)
+
+
+@contextlib.contextmanager
+def _ahead(jobs: Sequence[Job], bench: Bench, at_once: int) -> Iterator[dict[str, Future[Result]]]:
+    """Start those of the jobs that learn and have no result, in processes; give them by key."""
+    learning = [job for job in jobs if job.model.learns and _read(bench.out, job) is None]
+    if not learning:
+        yield {}
+        return
+    threads = max(1, devices.available_cores() // at_once)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        at_once, spawn, initializer=torch.set_num_threads, initargs=(threads,)
+    )
+    unobserved = dataclasses.replace(bench, observer=Unobserved())
+    try:
+        yield {job.key: pool.submit(_finish, job, unobserved) for job in learning}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _awaited(future: Future[Result], job: Job) -> Result:
+    try:
+        return dataclasses.replace(future.result(), job=job)
+    except BrokenProcessPool:
+        error = "its process ended without a word; memory may have run out: fewer --jobs"
+        return Result(job, (), error, 0.0, {})
 
 
 def _require_own(results: Path) -> None:
@@ -160,6 +214,12 @@ def _require_own(results: Path) -> None:
         raise OutputError(
             "is there and was not written by a benchmark", path=results, remedy="give another --out"
         )
+
+
+def _finish(job: Job, bench: Bench) -> Result:
+    result = _run(job, bench)
+    _write(bench.out, result)
+    return result
 
 
 def _run(job: Job, bench: Bench) -> Result:

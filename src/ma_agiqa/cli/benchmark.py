@@ -14,11 +14,16 @@ File = Annotated[Path, typer.Argument(metavar="FILE.toml", help="The grid; see d
 Out = Annotated[Path, typer.Option(help="Folder of results; finished cells in it are kept.")]
 Check = Annotated[bool, typer.Option("--check", help="Look everything up, list the cells, stop.")]
 
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Trainings at once, each in a process; they share the device.")
+]
+
 
 def benchmark(
     file: File,
     out: Out,
     device: options.Device = "auto",
+    jobs: Jobs = 1,
     check: Check = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,7 +44,7 @@ def benchmark(
             typer.echo(job.title)
         return
     with News(quiet=quiet) as news:
-        outcome = run(grid, out, device=device, observer=news)
+        outcome = run(grid, out, device=device, at_once=jobs, observer=news)
     text = report.write(outcome, out, command=options.own_command())
     typer.echo(text, nl=False)
     raise typer.Exit(options.SOME_FAILED if outcome.failures else options.OK)

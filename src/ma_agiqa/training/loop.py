@@ -60,7 +60,7 @@ class Distributed:
 
     def __init__(self, device: str) -> None:
         self.count, self.rank, self._accelerator = launched(), 0, None
-        if self.count == 1:
+        if self.count == 1 and "LOCAL_RANK" not in os.environ:
             self.device = devices.resolve(device)
         else:
             if device not in ("auto", "cuda", "cpu"):
