@@ -252,8 +252,9 @@ def _trainer(
     )
     if start.directory is None:
         some = np.random.default_rng(request.seed).permutation(len(train.images))[:CALIBRATED]
-        pixels = (to_unit(to_chw(train.images[int(position)])) for position in some)
-        model.calibrate(pixels)
+        model = model.to(distributed.device)
+        rgbs = (train.images[int(position)] for position in some)
+        model.calibrate(to_unit(to_chw(rgb).to(distributed.device)) for rgb in rgbs)
     return Trainer(
         model,
         recipe=recipe,
