@@ -5,10 +5,10 @@
 `--distinct` pictures of the folder are scored with maps, and their rows repeated under other
 names until there are `--count`. Debian's Chromium without a window opens the file from disk.
 Measured: the size of the file; from the begin of the navigation, the first picture on the screen
-and the end of loading; while scrolling by a third of the window in every frame, the time between frames (60 a
-second is 16.7 ms, more than 50 ms is seen as a jerk); how long until pictures are shown after a
-jump to the middle; a search; the browser's memory for the page's script. The middle of `--repeats`
-fresh browsers is kept.
+and the end of loading; while scrolling by a third of the window in every frame, the time between
+frames (60 a second is 16.7 ms, more than 50 ms is seen as a jerk); how long until pictures are
+shown after a jump to the middle; a search; the browser's memory for the page's script. The middle
+of `--repeats` fresh browsers is kept.
 """
 
 from __future__ import annotations
