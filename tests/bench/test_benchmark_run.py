@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ma_agiqa.bench import job as job_module
 from ma_agiqa.bench import models
 from ma_agiqa.bench import run as run_module
 from ma_agiqa.bench.models import AblationSpec, ProbeSpec
@@ -44,7 +45,7 @@ def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resamples == 100  # of the grid
         return evaluate_predictions(*arguments, resamples=10, **options)
 
-    monkeypatch.setattr(models, "evaluate_predictions", few_resamples)
+    monkeypatch.setattr(job_module, "evaluate_predictions", few_resamples)
     monkeypatch.setattr(metrics, "MAX_EVALUATIONS", 10)
 
 

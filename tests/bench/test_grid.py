@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from ma_agiqa.bench.grid import read_grid
-from ma_agiqa.bench.models import (
-    AblationSpec,
-    DirectorySpec,
-    Job,
-    ProbeSpec,
-    TrainSpec,
-    expand_splits,
-)
+from ma_agiqa.bench.job import Job, expand_splits
+from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainSpec
 from ma_agiqa.bench.run import prepare
 from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, ModelError, UsageError
 from support import bench_desk

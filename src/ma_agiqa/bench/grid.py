@@ -25,14 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.bench.models import (
-    KINDS,
-    AblationSpec,
-    LoadedDataset,
-    ModelSpec,
-    expand_splits,
-    sha256,
-)
+from ma_agiqa.bench.job import LoadedDataset, ModelSpec, expand_splits, sha256
+from ma_agiqa.bench.models import KINDS, AblationSpec
 from ma_agiqa.config import from_dict
 from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import TableColumns

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t
 
+from ma_agiqa.bench.job import Evaluation
 from ma_agiqa.bench.literature import PUBLISHED, Published
-from ma_agiqa.bench.models import Evaluation
 from ma_agiqa.bench.run import Outcome, Result
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.report import without_nan

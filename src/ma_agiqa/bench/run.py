@@ -29,7 +29,7 @@ import torch
 
 from ma_agiqa import devices
 from ma_agiqa.bench.grid import Grid
-from ma_agiqa.bench.models import Bench, Evaluation, Job, LoadedDataset, ModelSpec
+from ma_agiqa.bench.job import Bench, Evaluation, Job, LoadedDataset, ModelSpec
 from ma_agiqa.errors import MAAGIQAError, OutputError
 from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.files import lock_folder, write_atomically
