@@ -75,6 +75,18 @@ class MissingExtraError(MAAGIQAError):
         )
 
 
+def require(extra: str, *packages: str) -> None:
+    """Raise MissingExtraError for the first of the packages that is not installed.
+
+    None is imported.
+    """
+    from importlib.util import find_spec
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, or its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,19 @@ from pathlib import Path
 
 from ma_agiqa.errors import ModelError, first_line
 
+REMEDY = "check the name, the network, or HF_HUB_OFFLINE"
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Return what the hub library raises when something cannot be had.
+
+    The bases of its own error are those of the HTTP client that the installed version is built
+    on, whose errors (no route, time out, a line that breaks) come through as they are.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (*HfHubHTTPError.__bases__, OSError, ValueError)
+
 
 def fetch(
     repository: str,
@@ -36,7 +49,6 @@ def fetch(
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repository):
         raise ModelError("no such directory, and not the name of a Hub repository", path=repository)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         directory = snapshot_download(
@@ -48,10 +60,34 @@ def fetch(
             token=token,
             allow_patterns=list(patterns),
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except failures() as error:
         raise ModelError(
             f"no such directory here, and cannot be fetched from the Hub: {first_line(error)}",
             path=repository,
-            remedy="check the name, the network, or HF_HUB_OFFLINE",
+            remedy=REMEDY,
         ) from error
     return Path(directory)
+
+
+def holds(
+    repository: str,
+    file: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> bool:
+    """Ask the Hub whether a repository has a file, without fetching it.
+
+    Raises:
+        ModelError: the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().file_exists(repository, file, revision=revision, token=token)
+    except failures() as error:
+        raise ModelError(
+            f"the Hub cannot be asked for its {file}: {first_line(error)}",
+            path=repository,
+            remedy=REMEDY,
+        ) from error

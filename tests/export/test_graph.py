@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -18,12 +19,13 @@ import torch
 import ma_agiqa
 from conftest import REPOSITORY
 from export.conftest import guide
+from ma_agiqa.bench.models import DirectorySpec
 from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
 from ma_agiqa.export.graph import to_program
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.compact.model import CompactModel, content_view
 from ma_agiqa.models.prediction import Prediction
-from ma_agiqa.models.registry import MODELS
+from ma_agiqa.models.registry import MODELS, find_directory
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.training.network import find_start
 from support.command_line import run
@@ -125,6 +127,102 @@ def test_the_file_tells_nothing_of_the_machine(exported: Path) -> None:
     assert b".py" not in content
 
 
+class Hub:
+    """Stands in for the Hub: keeps those files of a folder that were asked for."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.revisions: set[str | None] = set()
+
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: list[str], **options: object
+    ) -> str:
+        self.revisions.add(revision)
+        self.cache.mkdir(exist_ok=True)
+        for path in self.folder.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copyfile(path, self.cache / path.name)
+        return str(self.cache)
+
+    def file_exists(
+        self, name: str, file: str, *, revision: str | None, token: str | bool | None
+    ) -> bool:
+        self.revisions.add(revision)
+        return (self.folder / file).is_file()
+
+    @property
+    def fetched(self) -> list[str]:
+        return sorted(path.name for path in self.cache.iterdir())
+
+
+@pytest.fixture
+def hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A Hub that has what an export with a page writes."""
+    folder = Path(shutil.copytree(exported, tmp_path / "on-the-hub"))
+    (folder / "index.html").write_text("the page")
+    hub = Hub(folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+def test_the_hub_gives_an_exported_model(hub: Hub, scorer: Scorer) -> None:
+    found = ma_agiqa.load("somebody/compact-onnx", revision="v1")
+    assert found(PICTURES[0]).score == scorer(PICTURES[0]).score
+    assert found.name == "compact@v1"
+    assert hub.fetched == ["README.md", "config.json", "model.onnx"]
+    assert hub.revisions == {"v1"}
+
+
+def test_a_repository_with_weights_gives_these_and_no_graph(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    shutil.copy(MODELS["compact"].directory / "model.safetensors", hub.folder)  # type: ignore[operator]
+    assert not ma_agiqa.load("somebody/both").model.exported
+    assert hub.fetched == ["README.md", "config.json", "model.safetensors"]
+    # The same holds where the cache happens to have both.
+    shutil.copy(hub.folder / "model.onnx", hub.cache)
+    assert not ma_agiqa.load("somebody/both").model.exported
+    assert not ma_agiqa.load(hub.cache).model.exported
+
+
+def test_a_repository_without_a_model_is_one_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hub.folder / "model.onnx").unlink()
+    for hidden in ((), ("onnxruntime",)):
+        for name in hidden:
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ModelError, match=r"neither model\.safetensors nor model\.onnx"):
+            ma_agiqa.load("somebody/else")
+
+
+def test_a_graph_that_is_in_the_cache_is_asked_for_no_more(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_directory("somebody/compact-onnx")
+
+    def offline(*arguments: object, **options: object) -> bool:
+        raise huggingface_hub.errors.OfflineModeIsEnabled("offline mode is on")
+
+    monkeypatch.setattr(hub, "file_exists", offline)
+    assert ma_agiqa.load("somebody/compact-onnx").model.exported
+    (hub.cache / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"somebody/compact-onnx: .*offline mode .*HF_HUB_OFFLINE"):
+        find_directory("somebody/compact-onnx")
+    with pytest.raises(ModelError, match="neither"):
+        find_directory("somebody/compact-onnx", local_files_only=True)
+
+
+def test_a_benchmark_knows_it_by_its_content(exported: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    first, same = (DirectorySpec("m", str(one)).digest([]) for one in (exported, copy))
+    assert first == same
+    (copy / "model.onnx").write_bytes(b"other")
+    assert DirectorySpec("m", str(copy)).digest([]) != first
+
+
 def test_gradients_are_refused(scorer: Scorer) -> None:
     with pytest.raises(UsageError, match="gives no gradients"):
         scorer.model(torch.rand(1, 3, 64, 64, requires_grad=True))
@@ -141,6 +239,28 @@ def test_without_onnxruntime_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*\[onnx\]"):
         ma_agiqa.load(exported)
+
+
+def test_without_onnxruntime_the_graph_is_neither_read_nor_fetched(
+    hub: Hub, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(checkpoint, "sha256", lambda *files: pytest.fail(f"{files} were read"))
+    with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*\[onnx\]"):
+        ma_agiqa.load("somebody/compact-onnx")
+    assert hub.fetched == ["README.md", "config.json"]
+    for command, *words in (
+        ("score",),
+        ("score-many", "--out", tmp_path / "out"),
+        ("gallery", "--out", tmp_path / "out.html"),
+    ):
+        done = run(command, PICTURES[0].parent, "--model", exported, *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: this needs the package 'onnxruntime'")
+        assert done.stderr.count("\n") == 1
+        assert "[onnx]" in done.stderr
+    with pytest.raises(UsageError, match="an exported model cannot be trained"):
+        find_start(str(exported))
 
 
 def test_without_the_exporter_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

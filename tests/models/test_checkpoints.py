@@ -171,3 +171,17 @@ def test_a_hub_model_that_cannot_be_had_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
         find_directory("somebody/some-model")
+
+
+def test_a_line_that_breaks_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    http_errors = huggingface_hub.errors.HfHubHTTPError.__bases__
+    broken = next(base for base in http_errors if base is not OSError)
+
+    def breaks(*arguments: object, **options: object) -> str:
+        raise broken("the line broke\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", breaks)
+    with pytest.raises(ModelError, match=r"fetched from the Hub: the line broke \("):
+        find_directory("somebody/some-model")

@@ -52,7 +52,7 @@ from ma_agiqa.evaluation.report import (
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, read_header
 from ma_agiqa.models import checkpoint
-from ma_agiqa.models.registry import MODELS, find_directory
+from ma_agiqa.models.registry import CONFIG, MODELS, find_directory, weights_file
 from ma_agiqa.scorer import load
 from ma_agiqa.text import did_you_mean
 from ma_agiqa.training.data import Source
@@ -86,7 +86,7 @@ class DirectorySpec(ModelSpec):
         if on_hub and not Path(self.model).is_dir():
             return self.revision or ""  # its files are fetched when its turn comes
         folder = find_directory(self.model, revision=self.revision)
-        return file_sha256(folder / "config.json") + file_sha256(folder / "model.safetensors")
+        return file_sha256(folder / CONFIG) + file_sha256(weights_file(folder))
 
     def run(self, job: Job, bench: Bench) -> RunOutput:
         def score() -> dict[str, float]:

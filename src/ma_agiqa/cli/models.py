@@ -27,9 +27,11 @@ def models() -> None:
 
 def _where(directory: Path | None) -> str:
     """Say whether a model's weights lie in this installation."""
+    from ma_agiqa.models.registry import CONFIG, WEIGHTS
+
     if directory is None:
         return "no"
-    whole = all((directory / file).is_file() for file in ("config.json", "model.safetensors"))
+    whole = all((directory / file).is_file() for file in (CONFIG, WEIGHTS))
     return str(directory) if whole else "missing from this installation"
 
 

@@ -26,6 +26,7 @@ from ma_agiqa.data.datasets import Dataset, load_known
 from ma_agiqa.data.downsize import read_reduction
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, ImageError, UsageError, first_line
+from ma_agiqa.hub import failures
 from ma_agiqa.images import decode, is_image_path, read_bytes
 from ma_agiqa.provenance import available_cores
 from ma_agiqa.text import join_some
@@ -93,11 +94,7 @@ def download(info: Dataset, root: str | Path, *, revision: str | None = None) ->
             remedy=f"then put into {root}: {'; '.join(info.unpack)}",
         )
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # Its bases are those of the HTTP client that the installed hub library is built on, whose
-    # own errors (no route, time out) come through as they are.
-    failures: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         # Asked first because `snapshot_download` takes a folder that is there for the whole
         # data set when it cannot reach the Hub.
@@ -109,7 +106,7 @@ def download(info: Dataset, root: str | Path, *, revision: str | None = None) ->
             local_dir=root,
             allow_patterns=list(info.hub.files),
         )
-    except failures as error:
+    except failures() as error:
         raise DataError(
             f"{info.hub.repository} could not be fetched from the Hub: {first_line(error)}",
             path=root,

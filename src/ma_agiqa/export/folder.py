@@ -16,7 +16,7 @@ import torch
 
 from ma_agiqa.errors import ModelError, UsageError
 from ma_agiqa.export.graph import NEWER, to_model, to_program
-from ma_agiqa.models import checkpoint
+from ma_agiqa.models import checkpoint, registry
 from ma_agiqa.models.compact.model import CompactModel
 from ma_agiqa.models.exported import ExportedNetwork
 from ma_agiqa.version import __version__
@@ -64,7 +64,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
         UsageError: the model cannot be exported, or `runtime` is another folder.
         ModelError: the graph gives other scores than the model; nothing was written.
         OutputError: `out` is something else, or cannot be written.
-        MissingExtraError: the exporter is not installed.
+        MissingExtraError: the exporter or onnxruntime is not installed.
     """
     config = checkpoint.read_config(directory)
     if config.architecture != "compact":
@@ -72,7 +72,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
             f"{config.name!r} cannot be exported: its architecture is {config.architecture!r}",
             remedy="export `compact` or a model trained from it",
         )
-    if (directory / checkpoint.GRAPH).is_file():
+    if registry.is_exported(directory):
         raise UsageError(
             f"{directory}: is an exported model already",
             remedy="give the model directory that it was exported from",
@@ -86,20 +86,20 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
             )
         if config.preprocess.kind != "native":
             raise UsageError(f"the page cannot prepare pictures as {config.preprocess.kind!r}")
-    checkpoint.require_replaceable(out, checkpoint.GRAPH)
+    checkpoint.require_replaceable(out, registry.GRAPH)
     network, _ = checkpoint.load(directory)
     assert isinstance(network, CompactModel)
     model = to_model(to_program(network))
 
     def write(fresh: Path) -> None:
-        (fresh / checkpoint.GRAPH).write_bytes(model.SerializeToString())
-        _require_same(fresh / checkpoint.GRAPH, network)
+        (fresh / registry.GRAPH).write_bytes(model.SerializeToString())
+        _require_same(fresh / registry.GRAPH, network)
         if runtime is not None:
             shutil.copyfile(PAGE, fresh / "index.html")
             for name in RUNTIME:
                 shutil.copyfile(runtime / name, fresh / name)
 
-    prepare, card = config.preprocess, directory / checkpoint.CARD
+    prepare, card = config.preprocess, directory / registry.CARD
     notes = CARD.format(
         version=__version__,
         least=f"{prepare.min_side} x {prepare.min_side}",
@@ -110,7 +110,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
         experts=" and ".join(network.experts),
     )
     own = card.read_text(encoding="utf-8") if card.is_file() else f"# {config.name}"
-    checkpoint.save_files(out, write, config, card=own.rstrip() + notes, replaces=checkpoint.GRAPH)
+    checkpoint.save_files(out, write, config, card=own.rstrip() + notes, replaces=registry.GRAPH)
 
 
 def _require_same(graph: Path, network: CompactModel) -> None:

@@ -36,11 +36,17 @@ from ma_agiqa.errors import ModelError, OutputError, first_line, install_command
 from ma_agiqa.files import recover_folder, replace_folder, sha256
 from ma_agiqa.models.exported import ExportedNetwork
 from ma_agiqa.models.prediction import QualityNetwork
-from ma_agiqa.models.registry import ARCHITECTURES
+from ma_agiqa.models.registry import (
+    ARCHITECTURES,
+    CARD,
+    CONFIG,
+    GRAPH,
+    WEIGHTS,
+    is_exported,
+    weights_file,
+)
 from ma_agiqa.text import did_you_mean, join_some
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-GRAPH = "model.onnx"
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """What weights may be stored as; float8 has too few bits for a score."""
 
@@ -169,7 +175,7 @@ def load(directory: str | Path) -> tuple[QualityNetwork, ModelConfig]:
     """
     directory = Path(directory)
     config = read_config(directory)
-    if (directory / GRAPH).is_file():
+    if is_exported(directory):
         with torch.device("meta"):
             network = build(config, source=directory / CONFIG)
         return ExportedNetwork(directory / GRAPH, network).eval(), config
@@ -290,8 +296,7 @@ def _remove_leftovers(directory: Path) -> None:
 def fingerprint(directory: str | Path) -> str:
     """Return the sha256 of a model directory's weights and configuration, in hex."""
     try:
-        weights = GRAPH if (Path(directory) / GRAPH).is_file() else WEIGHTS
-        return sha256(*(Path(directory) / name for name in (CONFIG, weights)))
+        return sha256(Path(directory) / CONFIG, weights_file(Path(directory)))
     except OSError as error:
         raise ModelError(
             f"cannot be read: {error.strerror}", path=error.filename or directory

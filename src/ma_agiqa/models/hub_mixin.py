@@ -65,6 +65,6 @@ class HubModel(ModelHubMixin):
                 f"holds a {type(model).__name__}, expected {cls.__name__}", path=model_id
             )
         model.description = config
-        card = directory / checkpoint.CARD
+        card = directory / registry.CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
         return model

@@ -3,20 +3,27 @@
 A name may ship weights (`directory`), and says how a new network of its kind is built and trained
 (`blueprint`). What a model directory holds stands in its own `config.json`; the table of
 `ARCHITECTURES` leads from there to the code. This file reads no weights (`checkpoint.py`).
+
+On the Hub and here alike, a directory is an exported model if it has a graph and no weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ma_agiqa.config import Preprocess
-from ma_agiqa.errors import UsageError
-from ma_agiqa.hub import fetch
+from ma_agiqa.errors import ModelError, UsageError, require
+from ma_agiqa.hub import fetch, holds
 from ma_agiqa.text import did_you_mean
 from ma_agiqa.types import Scale
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+GRAPH = "model.onnx"
+"""The files of a model directory, see `checkpoint.py`."""
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -121,6 +128,16 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+def is_exported(directory: Path) -> bool:
+    """Return whether a model directory has a graph in place of weights."""
+    return (directory / GRAPH).is_file() and not (directory / WEIGHTS).is_file()
+
+
+def weights_file(directory: Path) -> Path:
+    """Return the file that holds the weights of a model directory, in a graph or alone."""
+    return directory / (GRAPH if is_exported(directory) else WEIGHTS)
+
+
 def find_directory(
     model: str | Path,
     *,
@@ -133,7 +150,7 @@ def find_directory(
     """Return the model directory that a name in `MODELS`, a local folder or a Hub id stands for.
 
     A Hub id (`owner/name`) is fetched through `huggingface_hub`, which honours `HF_ENDPOINT`
-    and `HF_HUB_OFFLINE` and keeps a cache.
+    and `HF_HUB_OFFLINE` and keeps a cache. A repository without weights gives its graph.
 
     Args:
         revision: branch, tag or commit of a Hub id; refused for anything else.
@@ -144,7 +161,8 @@ def find_directory(
 
     Raises:
         UsageError: no such name, or one that does not ship; close matches are listed.
-        ModelError: the Hub id could not be fetched.
+        ModelError: the Hub id could not be fetched, or is that of something else.
+        MissingExtraError: it is an exported model, and onnxruntime is not installed.
     """
     name = str(model)
     if name in MODELS or Path(model).is_dir():
@@ -153,17 +171,32 @@ def find_directory(
         directory = MODELS[name].directory if name in MODELS else Path(model)
         if directory is None:
             raise UsageError(f"{name!r} does not ship with the package: {MODELS[name].needs}")
+        if is_exported(directory):
+            require("onnx", "onnxruntime")
         return directory
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return fetch(
+        fetch_files = partial(
+            fetch,
             name,
-            ("model.safetensors", "config.json", "README.md"),
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
         )
+        directory = fetch_files((WEIGHTS, CONFIG, CARD))
+        if (directory / WEIGHTS).is_file():
+            return directory
+        if not (directory / GRAPH).is_file() and (
+            local_files_only or not holds(name, GRAPH, revision=revision, token=token)
+        ):
+            raise ModelError(
+                f"this is not a model: it has neither {WEIGHTS} nor {GRAPH}",
+                path=name,
+                remedy="`ma-agiqa train` or `ma-agiqa export` writes a model directory",
+            )
+        require("onnx", "onnxruntime")
+        return fetch_files((GRAPH, CONFIG, CARD))
     raise UsageError(
         f"no model named {name!r}, and no such directory{did_you_mean(name, MODELS, 'known are')}"
     )

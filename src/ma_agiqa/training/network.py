@@ -28,7 +28,7 @@ from ma_agiqa.features.source import questions_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import QualityNetwork
-from ma_agiqa.models.registry import MODELS, Blueprint, find_directory
+from ma_agiqa.models.registry import MODELS, Blueprint, find_directory, is_exported
 from ma_agiqa.text import did_you_mean
 from ma_agiqa.types import Scale
 
@@ -61,9 +61,9 @@ def find_start(model: str) -> Start:
             f"nothing named {model!r} to train{did_you_mean(model, MODELS, 'known are')}",
             remedy="or give a model directory, to fine-tune it",
         )
-    directory = find_directory(model)
+    directory = Path(model) if Path(model).is_dir() else find_directory(model)
     config = checkpoint.read_config(directory)
-    if (directory / checkpoint.GRAPH).is_file():
+    if is_exported(directory):
         raise UsageError(
             f"{directory}: an exported model cannot be trained",
             remedy="give the model directory that it was exported from",
