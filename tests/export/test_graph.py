@@ -263,6 +263,26 @@ def test_without_onnxruntime_the_graph_is_neither_read_nor_fetched(
         find_start(str(exported))
 
 
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_exporter_the_command_ends_at_once(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        pytest.fail("went on")
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("ma_agiqa.hub.fetch", never)
+    monkeypatch.setattr("ma_agiqa.models.registry.fetch", never)
+    monkeypatch.setattr(checkpoint, "load", never)
+    for model in ("compact", "somebody/mine"):
+        done = run("export", "--model", model, "--out", tmp_path / "out")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: this needs the package '{package}'")
+        assert done.stderr.count("\n") == 1
+        assert "[onnx]" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_the_exporter_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"'onnxscript'.*\[onnx\]"):

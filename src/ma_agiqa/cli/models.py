@@ -52,8 +52,9 @@ def export(
 
     Scores are the same up to rounding. Only networks like that of `compact` can be exported.
     """
-    from ma_agiqa.errors import UsageError
+    from ma_agiqa.errors import UsageError, require
     from ma_agiqa.export.folder import NPM, write_folder
+    from ma_agiqa.export.graph import PACKAGES
     from ma_agiqa.models.registry import find_directory
 
     if web != (runtime is not None):
@@ -61,6 +62,7 @@ def export(
             "--web and --runtime go together",
             remedy=f"{NPM}, then --web --runtime node_modules/onnxruntime-web/dist",
         )
+    require("onnx", *PACKAGES)
     directory = find_directory(model, revision=revision)
     if not quiet:
         typer.echo("exporting takes about half a minute", err=True)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ma_agiqa.errors import MissingExtraError, ModelError, first_line
+from ma_agiqa.errors import ModelError, first_line, require
 from ma_agiqa.models.compact.model import CompactModel, content_view
 from ma_agiqa.models.exported import INPUTS
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.onnx import ONNXProgram
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What an export needs: the last to try the graph."""
 OPSET = 18
 NEWER = "pip install --upgrade torch onnxscript onnxruntime"
 EXAMPLE = (2, 3, 208, 272)
@@ -53,14 +55,11 @@ def to_program(network: CompactModel) -> ONNXProgram:
     """Follow the network, in eval mode on a CPU, with torch's exporter.
 
     Raises:
-        MissingExtraError: onnxscript is not installed.
+        MissingExtraError: one of `PACKAGES` is not installed.
         ModelError: this version of torch cannot export it.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnxscript", "onnx") from error
+    require("onnx", *PACKAGES)
+    import onnxscript
 
     op: Any = onnxscript.opset18
 
