@@ -21,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,18 +36,21 @@ from ma_agiqa.data import sources
 from ma_agiqa.data.samples import TableColumns, load_table
 from ma_agiqa.errors import ImageError, MAAGIQAError
 from ma_agiqa.evaluation.report import read_scores
+from ma_agiqa.export.folder import write_folder
 from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
 from ma_agiqa.gallery import arrange
 from ma_agiqa.gallery.metadata import generation_of
 from ma_agiqa.images import read_image
 from ma_agiqa.lmm.encoder import Question
-from ma_agiqa.models import checkpoint
+from ma_agiqa.models import checkpoint, registry
 from ma_agiqa.models.paper.convert import read_checkpoint
+from ma_agiqa.scorer import load
 from ma_agiqa.serving import contracts
 from ma_agiqa.types import ROW_KEYS
 from support import many_pictures as many
 from support.command_line import save_model
 
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
 NUMBERS = (b"NaN", b"-1", b"1e999", b"0", b"99999999999999999999", b"null", b"[]", b"{}", b'"x"')
 
 
@@ -57,11 +61,13 @@ class Target(NamedTuple):
         make: writes sound files into a folder and returns the one to be damaged.
         read: reads it.
         share: of all cases.
+        needs: packages that are not there in every installation.
     """
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
     share: int = 1
+    needs: tuple[str, ...] = ()
 
 
 def picture(kind: str, **options: object) -> Callable[[Path], Path]:
@@ -75,6 +81,34 @@ def picture(kind: str, **options: object) -> Callable[[Path], Path]:
 
 def model_directory(folder: Path) -> Path:
     return save_model(folder / "model", seed=0)
+
+
+@cache
+def exported_files() -> dict[str, bytes]:
+    """Export a tiny model, once in a process: it takes half a minute."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny = save_model(folder / "tiny", seed=0, width_factor=0.02)
+        model, config = checkpoint.load(tiny)
+        # In float16, as the weights that ship: the graph has nodes that widen them.
+        checkpoint.save(folder / "half", model.half().float(), config, card="for a test")
+        write_folder(folder / "half", folder / "exported")
+        return {path.name: path.read_bytes() for path in (folder / "exported").iterdir()}
+
+
+def exported(folder: Path) -> Path:
+    (folder / "exported").mkdir()
+    for name, content in exported_files().items():
+        (folder / "exported" / name).write_bytes(content)
+    return folder / "exported"
+
+
+def read_exported(path: Path) -> object:
+    """Score a picture and say why; a graph may be damaged where only a run finds it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    checkpoint.fingerprint(path)
+    checkpoint.read_card(path)
+    return load(path, workers=1)(pixels, explain=True)
 
 
 def official(folder: Path) -> Path:
@@ -208,6 +242,12 @@ TARGETS: dict[str, Target] = {
     "weights": Target(
         inside(model_directory, checkpoint.WEIGHTS), lambda p: checkpoint.load(p.parent)
     ),
+    **{
+        f"exported {name}": Target(
+            inside(exported, name), lambda p: read_exported(p.parent), share, needs=EXPORT
+        )
+        for name, share in ((registry.GRAPH, 3), (registry.CONFIG, 2), (registry.CARD, 1))
+    },
     "official": Target(official, read_checkpoint, share=2),
     "table": Target(table, lambda p: load_table(p, p.parent, TableColumns()), share=2),
     "parquet": Target(parquet, lambda p: load_table(p, p.parent, TableColumns())),
@@ -277,11 +317,43 @@ def in_values(sound: bytes, rng: random.Random) -> bytes:
     return json.dumps(tree).encode()
 
 
+def in_nodes(sound: bytes, rng: random.Random) -> bytes:
+    """Return an ONNX graph with one node or tensor changed, to be found when it is run or never."""
+    import onnx
+
+    model = onnx.load_model_from_string(sound)
+    graph = model.graph
+    node, tensor = rng.choice(graph.node), rng.choice(graph.initializer)
+    way = rng.randrange(7)
+    if way == 0:
+        node.op_type = rng.choice(graph.node).op_type
+    elif way == 1:
+        node.input[rng.randrange(len(node.input))] = rng.choice(graph.initializer).name
+    elif way == 2:
+        node.input[rng.randrange(len(node.input))] = rng.choice(graph.node).output[0]
+    elif way == 3:
+        graph.node.remove(node)
+    elif way == 4:
+        attribute = rng.choice([one for each in graph.node for one in each.attribute])
+        attribute.i, attribute.f = rng.choice((0, -1, 2**31, 2**62)), rng.choice((-1.0, 1e30))
+        attribute.ints[:] = [rng.choice((0, -1, 7, 2**31)) for _ in attribute.ints]
+    elif way == 5 and tensor.dims:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((0, -1, 1, 5, 2**31, 2**62))
+    else:
+        tensor.data_type = rng.randrange(20)
+    return model.SerializeToString()
+
+
+BEHIND_THE_PARSER = {".json": in_values, ".onnx": in_nodes}
+"""By the suffix of a file: how to damage what its parser lets through."""
+
+
 def attack(name: str, case: int, folder: Path, sound: bytes, path: Path) -> str | None:
     """Read one damaged file; return the traceback of what should not have come out of it."""
     rng = random.Random(f"{name} {case}")
-    text = path.suffix == ".json" and rng.random() < 0.5
-    path.write_bytes(in_values(sound, rng) if text else damaged(sound, rng))
+    behind = path.suffix in BEHIND_THE_PARSER and rng.random() < 0.5
+    damage = BEHIND_THE_PARSER[path.suffix] if behind else damaged
+    path.write_bytes(damage(sound, rng))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

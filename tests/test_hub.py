@@ -47,6 +47,12 @@ def test_a_loaded_network_saves_its_configuration_and_card(directory: Path, tmp_
         assert (tmp_path / "copy" / name).read_bytes() == (directory / name).read_bytes(), name
 
 
+def test_a_damaged_card_is_one_error(directory: Path) -> None:
+    (directory / "README.md").write_bytes(b"# A card \xff\n")
+    with pytest.raises(ModelError, match=r"README\.md: cannot be read"):
+        MAAGIQA.from_pretrained(directory)
+
+
 def test_pushing_uploads_the_model_directory(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from ma_agiqa.errors import MissingExtraError, ModelError, UsageError
 from ma_agiqa.export.graph import to_program
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.compact.model import CompactModel, content_view
+from ma_agiqa.models.exported import INPUTS
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.models.registry import MODELS, find_directory
 from ma_agiqa.scorer import Scorer
@@ -310,6 +311,31 @@ def test_a_foreign_graph_is_one_error(exported: Path, tmp_path: Path) -> None:
         ma_agiqa.load(copy)
 
 
+@pytest.mark.parametrize("kind", ["Identity", "Shape", "SequenceConstruct"])
+def test_a_graph_that_gives_something_else_is_one_error(
+    exported: Path, tmp_path: Path, kind: str
+) -> None:
+    from onnx import TensorProto, ValueInfoProto, helper, save
+
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    outputs = [name for name in Prediction._fields if name not in Prediction._field_defaults]
+    pixels = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3, None, None])
+        for name in INPUTS
+    ]
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["images"], [name]) for name in outputs],
+        "foreign",
+        pixels,
+        [ValueInfoProto(name=name) for name in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    save(model, copy / "model.onnx")
+    scorer = ma_agiqa.load(copy)
+    with pytest.raises(ModelError, match=r"model\.onnx: gives .* for score, expected"):
+        scorer(PICTURES[0], explain=True)
+
+
 def test_only_what_is_like_compact_can_be_exported(exported: Path, tmp_path: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     paper = tmp_path / "paper"
@@ -360,6 +386,15 @@ def test_a_graph_that_scores_otherwise_is_not_written(
     assert done.exit_code == 2
     assert "exports a graph that scores" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_card_is_found_before_the_graph_is_made(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(MODELS["compact"].directory or "", tmp_path / "model"))
+    (model / "README.md").write_bytes(b"# A card \xff\n")
+    done = run("export", "--model", model, "--out", tmp_path / "out", "--quiet")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {model / 'README.md'}: cannot be read")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_page_needs_the_runtime(tmp_path: Path) -> None:

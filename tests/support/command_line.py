@@ -17,11 +17,11 @@ from ma_agiqa.types import Scale
 MAIN = [sys.executable, "-c", "from ma_agiqa.cli import main; main()"]
 
 
-def save_model(directory: Path, *, seed: int) -> Path:
+def save_model(directory: Path, *, seed: int, width_factor: float = 0.25) -> Path:
     config = ModelConfig(
         name="tiny",
         architecture="compact",
-        network={"width_factor": 0.25, "content_side": 64},
+        network={"width_factor": width_factor, "content_side": 64},
         preprocess=Preprocess("native", min_side=32, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),
         trained_on=TrainedOn("made-up", "quality", "paper", 2, (0.0, 2.5, 5.0)),

@@ -87,6 +87,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
         if config.preprocess.kind != "native":
             raise UsageError(f"the page cannot prepare pictures as {config.preprocess.kind!r}")
     checkpoint.require_replaceable(out, registry.GRAPH)
+    card = checkpoint.read_card(directory) or f"# {config.name}"
     network, _ = checkpoint.load(directory)
     assert isinstance(network, CompactModel)
     model = to_model(to_program(network))
@@ -99,7 +100,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
             for name in RUNTIME:
                 shutil.copyfile(runtime / name, fresh / name)
 
-    prepare, card = config.preprocess, directory / registry.CARD
+    prepare = config.preprocess
     notes = CARD.format(
         version=__version__,
         least=f"{prepare.min_side} x {prepare.min_side}",
@@ -109,8 +110,7 @@ def write_folder(directory: Path, out: Path, *, runtime: Path | None = None) -> 
         high=config.scale.high,
         experts=" and ".join(network.experts),
     )
-    own = card.read_text(encoding="utf-8") if card.is_file() else f"# {config.name}"
-    checkpoint.save_files(out, write, config, card=own.rstrip() + notes, replaces=registry.GRAPH)
+    checkpoint.save_files(out, write, config, card=card.rstrip() + notes, replaces=registry.GRAPH)
 
 
 def _require_same(graph: Path, network: CompactModel) -> None:

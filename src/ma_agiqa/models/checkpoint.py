@@ -131,6 +131,17 @@ def read_config(directory: str | Path) -> ModelConfig:
     return config
 
 
+def read_card(directory: str | Path) -> str:
+    """Return the text of a model directory's card; nothing where there is none."""
+    path = Path(directory) / CARD
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {first_line(error)}", path=path) from error
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 

@@ -5,13 +5,16 @@ scorer has several images side by side, and none depends on another.
 
 What this file does not do: gradients, devices other than a CPU, or preparing images.
 
-Shapes: B images, H, W pixels, H', W' those of the reduced copy.
+Shapes: B images, H, W pixels, H', W' those of the reduced copy, E experts, R readouts, h, w rows
+and columns of a map.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,19 @@ from ma_agiqa.models.compact.model import content_view
 from ma_agiqa.models.prediction import Prediction, QualityNetwork
 
 INPUTS = ("images", "whole")
+SHAPES = {
+    "score": "B",
+    "contributions": "BE",
+    "bias": "B",
+    "gate": "BE",
+    "contribution_map": "Bhw",
+    "map_constant": "B",
+    "weight_map": "Bhw",
+    "scores": "BR",
+    "likeness": "BR",
+}
+"""Of what a graph gives, by the name of a field of `Prediction`; a letter has one size."""
+
 REMEDY = "export it again with `ma-agiqa export`"
 
 
@@ -93,4 +109,22 @@ class ExportedNetwork(QualityNetwork):
             raise ModelError(
                 f"onnxruntime cannot run it: {first_line(error)}", path=self.path, remedy=REMEDY
             ) from error
+        self._require_shapes(found, count=len(images))
         return Prediction(**dict(zip(self.outputs, map(torch.from_numpy, found), strict=True)))
+
+    def _require_shapes(self, found: list[Any], *, count: int) -> None:
+        """Refuse what a damaged or foreign graph gives, before anything is made of it."""
+        sizes = {"B": count, "E": len(self.experts)}
+        for name, values in zip(self.outputs, found, strict=True):
+            letters = SHAPES[name]
+            shape = getattr(values, "shape", None)
+            if shape is not None and len(shape) == len(letters):
+                expected = tuple(sizes.setdefault(*one) for one in zip(letters, shape, strict=True))
+                if values.dtype == np.float32 and shape == expected and 0 not in shape:
+                    continue
+            kind = type(values).__name__ if shape is None else f"{values.dtype} {shape}"
+            raise ModelError(
+                f"gives {kind} for {name}, expected float32 ({', '.join(letters)})",
+                path=self.path,
+                remedy=REMEDY,
+            )

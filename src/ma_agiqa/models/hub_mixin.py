@@ -65,6 +65,5 @@ class HubModel(ModelHubMixin):
                 f"holds a {type(model).__name__}, expected {cls.__name__}", path=model_id
             )
         model.description = config
-        card = directory / registry.CARD
-        model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
+        model.card = checkpoint.read_card(directory)
         return model
