@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +19,8 @@ from ma_agiqa.errors import ImageError, MissingExtraError, UsageError
 from ma_agiqa.scorer import load
 
 pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
+import torchmetrics
+
 from ma_agiqa.integrations.torchmetrics import AIImageQuality
 
 TOLERANCE = 1e-5  # sums of the same scores in another order
@@ -126,6 +131,31 @@ def test_it_can_be_pickled_and_plotted(metric: AIImageQuality, pictures: torch.T
     (line,) = axes.get_lines()
     assert line.get_ydata()[0] == pytest.approx(copy.compute().item())
     mpl.pyplot.close(figure)
+
+
+def test_it_takes_what_every_metric_takes_and_passes_it_on() -> None:
+    own = inspect.signature(AIImageQuality).parameters
+    theirs = set(
+        re.findall(r'kwargs\.pop\("(\w+)"', inspect.getsource(torchmetrics.Metric.__init__))
+    )
+    assert set(own) == {"model", *theirs}
+    plain = torchmetrics.MeanMetric()
+    metric = AIImageQuality()
+    given: dict[str, Any] = {
+        "compute_on_cpu": True,
+        "dist_sync_on_step": True,
+        "process_group": "group",
+        "dist_sync_fn": max,
+        "distributed_available_fn": bool,
+        "sync_on_compute": False,
+        "compute_with_cache": False,
+    }
+    other = AIImageQuality(**given)
+    for name in theirs:
+        assert getattr(metric, name) == getattr(plain, name), f"default of {name}"
+        assert getattr(other, name) == given[name], name
+    with pytest.raises(TypeError, match="sync_on_comput"):
+        AIImageQuality(sync_on_comput=False)  # type: ignore[call-arg]
 
 
 def _one_of_two(rank: int, folder: str) -> None:

@@ -6,7 +6,7 @@ Shapes: B images, H, W height and width in pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class AIImageQuality(Metric):
 
     Args:
         model: name, directory or Hub id, as `ma_agiqa.load` takes them.
-        kwargs: what every metric of torchmetrics takes, such as `sync_on_compute`.
+        compute_on_cpu, dist_sync_on_step, process_group, dist_sync_fn, distributed_available_fn,
+            sync_on_compute, compute_with_cache: of `torchmetrics.Metric`, as there.
     """
 
     is_differentiable = True
@@ -40,8 +41,27 @@ class AIImageQuality(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, model: str | os.PathLike[str] = "compact", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "compact",
+        *,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         self.network = Reward(model)
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
