@@ -41,15 +41,15 @@ def program(original: Scorer) -> ONNXProgram:
     return to_program(original.model.to(memory_format=torch.contiguous_format))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick_export(program: ONNXProgram) -> Iterator[None]:
-    """Have every export of `compact` take what was exported already."""
+    """Have every export of a file of tests, which are all of `compact`, take what was exported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ma_agiqa.export.folder.to_program", lambda network: program)
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(quick_export: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.command_line import run
 
