@@ -1,11 +1,14 @@
 """Put a finished training into the package as the `compact` model.
 
-    python scripts/ship_compact.py RUN --report AGIQA.json --report LIVE.json [--damage DAMAGE.json]
+    python scripts/ship_compact.py RUN --root AGIQA-3K
+    python scripts/ship_compact.py RUN --root AGIQA-3K --report AGIQA.json --report LIVE.json
+        [--damage DAMAGE.json]
 
-Copies RUN/model to src/ma_agiqa/assets/compact, its weights as float16, and writes the model card
-anew, with every figure read from the reports that `ma-agiqa evaluate --json` wrote on images that
-took no part, and from the record of `benchmarks/damage.py`. Nothing is typed by hand. Figures are
-those of the rounded weights: ship without reports, evaluate `compact`, ship with them.
+Copies RUN/model to src/ma_agiqa/assets/compact, its weights as float16, measures the interval of
+their scores on the validation part of AGIQA-3K, and writes the model card anew, with every figure
+read from the reports that `ma-agiqa evaluate --json` wrote on images that took no part, and from
+the record of `benchmarks/damage.py`. Nothing is typed by hand. Figures are those of the rounded
+weights: ship without reports, evaluate `compact`, ship with them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.registry import MODELS
+from ma_agiqa.training.run_dir import measure_interval
 
 FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
 
@@ -25,6 +29,7 @@ FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
+    parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--report", type=Path, action="append", default=[])
     parser.add_argument("--damage", type=Path)
     options = parser.parse_args()
@@ -46,6 +51,7 @@ def main() -> None:
     network = checkpoint.complete(config.architecture, config.network)
     config = dataclasses.replace(config, network=network)
     checkpoint.save(directory, model.half(), config, card=card)
+    measure_interval(directory, options.root)
     print(directory)
 
 
@@ -80,7 +86,7 @@ def sections(
 95 % bootstrap intervals in brackets.
 
 {figures(reports)}
-{within}{damaged}
+{intervals(reports)}{within}{damaged}
 ## Intended use
 
 Ranking and filtering AI-generated images by how good they look, photographs as well. People rated
@@ -123,11 +129,34 @@ def figures(reports: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def intervals(reports: list[dict[str, Any]]) -> str:
+    """Return what the interval is and how many human scores it holds; "" where no report says."""
+    held = [report for report in reports if report["covered"] is not None]
+    if not held:
+        return ""
+    interval = held[0]["interval"]
+    shares = "\n".join(
+        f"- {100 * report['covered']:.1f} % on {where(report)} (n = {report['n']})"
+        for report in held
+    )
+    return f"""
+The interval of a score is the score plus and minus {interval["half_width"]:.3f}: split conformal
+prediction on {interval["images"]} validation images of the first data set, made to hold the human
+score of {100 * interval["coverage"]:g} % of pictures like those, not of other generators. It held
+
+{shares}
+"""
+
+
 def generators(report: dict[str, Any]) -> str:
-    lines = ["| generator | n | SRCC | mean MOS | mean prediction |", "|---|---|---|---|---|"]
+    lines = [
+        "| generator | n | SRCC | mean MOS | mean prediction | in interval |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in report["groups"]["generator"]:
         numbers = f"{row['srcc']:.4f} | {row['mean_mos']:.3f} | {row['mean_pred']:.3f}"
-        lines.append(f"| {row['value']} | {row['n']} | {numbers} |")
+        share = "-" if row["covered"] is None else f"{100 * row['covered']:.1f} %"
+        lines.append(f"| {row['value']} | {row['n']} | {numbers} | {share} |")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ma_agiqa.config import TrainedOn
+from ma_agiqa.config import ScoreInterval, TrainedOn
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.prediction import Prediction
 from ma_agiqa.scorer import Scorer, load
@@ -167,6 +167,26 @@ def test_percentile_is_interpolated_between_the_training_quantiles() -> None:
 
 def test_percentile_is_unknown_without_training_scores() -> None:
     assert make_scorer()(noise(0)).percentile is None
+
+
+def test_an_interval_lies_around_the_score_and_within_the_scale() -> None:
+    class Constant(TinyNetwork):
+        def forward(self, images: Tensor) -> Prediction:
+            return predict(images[:, 0, :1, :1] * 7 - 1)
+
+    around = ScoreInterval(half_width=0.5, coverage=0.8, images=9)
+    scorer = Scorer(Constant(), make_config(interval=around), device="cpu")
+    image = noise(0)
+    for level, ends in [(0, (0, 0)), (51, (0, 0.9)), (102, (1.3, 2.3)), (255, (5, 5))]:
+        image[0, 0, 0] = level
+        assert scorer(image).interval == pytest.approx(ends, abs=1e-6)
+    (failed,) = scorer.score(["gone.png"])
+    assert failed.error is not None
+    assert failed.interval is None
+
+
+def test_there_is_no_interval_where_the_model_does_not_say() -> None:
+    assert make_scorer()(noise(0)).interval is None
 
 
 def test_the_model_is_differentiable_in_the_image_after_scoring() -> None:

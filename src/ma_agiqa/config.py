@@ -56,6 +56,21 @@ class TrainedOn:
 
 
 @dataclass(frozen=True)
+class ScoreInterval:
+    """How far from a score the people's mean opinion lies; see `evaluation/conformal.py`.
+
+    Attributes:
+        half_width: on the model's scale.
+        coverage: share of human scores that lie no further away; `types.COVERAGE`.
+        images: how many validation images of the model's own data set say so.
+    """
+
+    half_width: float
+    coverage: float
+    images: int
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything about a model except its weights.
 
@@ -63,6 +78,8 @@ class ModelConfig:
         name: what results call the model.
         architecture: name in the table of `models/registry.py`.
         network: keyword arguments of that architecture's constructor.
+        interval: of its scores; None where it was not measured, as in files of versions that
+            did not know it.
         questions: name -> text and fingerprint of each question whose vectors the model
             takes, in order; empty for a model without semantics.
         encoder: identity of the encoder whose vectors it was trained on, see
@@ -79,6 +96,7 @@ class ModelConfig:
     preprocess: Preprocess
     scale: Scale
     trained_on: TrainedOn | None = None
+    interval: ScoreInterval | None = None
     questions: dict[str, dict[str, str]] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)

@@ -363,15 +363,22 @@ class Scorer:
         if value is not None and self._quantiles:
             positions = np.linspace(0.0, 100.0, len(self._quantiles))
             percentile = float(np.interp(value, self._quantiles, positions))
+        scale, around, interval = self.config.scale, self.config.interval, None
+        if value is not None and around is not None:
+            ends = np.clip(
+                [value - around.half_width, value + around.half_width], scale.low, scale.high
+            )
+            interval = (float(ends[0]), float(ends[1]))
         return Score(
             path=label,
             score=value,
             percentile=percentile,
-            low=self.config.scale.low,
-            high=self.config.scale.high,
+            low=scale.low,
+            high=scale.high,
             model=self.name,
             error=error,
             hint=hint,
+            interval=interval,
         )
 
 

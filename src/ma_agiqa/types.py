@@ -30,6 +30,10 @@ class Scale:
     higher_is_better: bool = True
 
 
+COVERAGE = 0.8
+"""Share of human scores that `Score.interval` is made to hold."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a model says about one image.
@@ -43,6 +47,12 @@ class Score:
         error: why there is no score; None when there is one.
         hint: what may mislead the score, such as a picture that was enlarged; None where nothing
             was noticed.
+        interval: where the people's mean opinion lies for 80 % of pictures, on the model's scale
+            and within its ends: `score` plus and minus one half width, by split conformal
+            prediction (Papadopoulos et al. 2002) on the images that the model was validated on. It
+            holds on average over pictures like those, not for each kind of them, and not for
+            pictures of other generators. None after an error, and where the model directory does
+            not say.
         contributions: what each expert adds, and the bias; they sum to `score`. This and the
             maps are None unless asked for.
         contribution_map: what each place adds to the contribution of the expert that sees
@@ -61,6 +71,7 @@ class Score:
     model: str
     error: str | None = None
     hint: str | None = None
+    interval: tuple[float, float] | None = None
     contributions: dict[str, float] | None = field(default=None, repr=False, compare=False)
     contribution_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     quality_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
@@ -86,11 +97,17 @@ class Score:
         return text
 
     def to_row(self) -> dict[str, Any]:
-        """Return the flat row that tables and JSON lines carry, in their fixed key order."""
+        """Return the row that JSON lines carry, in their fixed key order."""
         return {key: getattr(self, key) for key in ROW_KEYS}
 
 
-ROW_KEYS = ("path", "score", "percentile", "low", "high", "model", "error", "hint")
+TABLE_KEYS = ("path", "score", "percentile", "low", "high", "model", "error", "hint")
+"""What CSV and Parquet files of results have as columns, in this order."""
+
+INTERVAL = "interval"
+"""Key of what only JSON lines have room for: two numbers, or null."""
+
+ROW_KEYS = (*TABLE_KEYS, INTERVAL)
 
 SHOWN = "shown"
 """Key under which a row of a gallery carries its thumbnail and map."""

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ma_agiqa.types import ROW_KEYS
+from ma_agiqa.types import ROW_KEYS, TABLE_KEYS
 from support.command_line import rows_of, run, score
 
 
@@ -24,10 +24,12 @@ def test_a_folder_gives_its_images_in_sorted_order_as_json_lines(
     assert [row["path"] for row in rows] == [str(pictures / name) for name in names]
     for row in rows:
         assert tuple(row) == ROW_KEYS == (
-            "path", "score", "percentile", "low", "high", "model", "error", "hint",
+            "path", "score", "percentile", "low", "high", "model", "error", "hint", "interval",
         )  # fmt: skip
         assert 0 <= float(str(row["score"])) <= 5
         assert row["percentile"] == pytest.approx(20 * float(str(row["score"])), abs=1e-6)
+        middle = float(str(row["score"]))
+        assert row["interval"] == [max(0, middle - 0.5), min(5, middle + 0.5)]
         assert (row["low"], row["high"], row["model"], row["error"]) == (0, 5, "tiny", None)
     assert "5 scored, 0 failed" in result.stderr
 
@@ -96,12 +98,13 @@ def test_the_columns_of_a_table_are_kept_on_request(
     ]
     assert rows_of(kept.stdout) == expected
     header = score(*words, "--keep-columns", "--format", "csv", model=tiny_compact).stdout
-    assert header.splitlines()[0] == ",".join([*ROW_KEYS, "id", "image", "table_score"])
+    assert header.splitlines()[0] == ",".join([*TABLE_KEYS, "id", "image", "table_score"])
     for suffix in (".csv", ".jsonl", ".parquet"):
         out = tmp_path / f"scores{suffix}"
         score(*words, "--keep-columns", "--output", out, model=tiny_compact)
         if suffix == ".parquet":
-            assert pyarrow.parquet.read_table(out).to_pylist() == expected
+            flat = [{k: v for k, v in row.items() if k != "interval"} for row in expected]
+            assert pyarrow.parquet.read_table(out).to_pylist() == flat
         elif suffix == ".jsonl":
             assert rows_of(out.read_text()) == expected
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ma_agiqa.types import ROW_KEYS
-from support.command_line import MAIN, rows_of, score
+from ma_agiqa.types import TABLE_KEYS
+from support.command_line import MAIN, rows_of, run, score
 
 
 def test_top_gives_the_best_first_and_names_failures_on_stderr(
@@ -64,10 +65,12 @@ def test_json_lines_stay_json_where_stdout_is_not_unicode(
     assert rows_of(done.stdout.decode("ascii"))[0]["path"] == str(accented)
 
 
-def test_csv_on_stdout_has_the_same_columns(pictures: Path, tiny_compact: Path) -> None:
+def test_csv_on_stdout_has_columns_for_all_but_the_interval(
+    pictures: Path, tiny_compact: Path
+) -> None:
     shown = score(pictures, "--format", "csv", model=tiny_compact).stdout
     rows = list(csv.DictReader(shown.splitlines()))
-    assert tuple(rows[0]) == ROW_KEYS
+    assert tuple(rows[0]) == TABLE_KEYS
     assert len(rows) == 5
 
 
@@ -84,16 +87,36 @@ def test_an_output_file_holds_the_rows_of_stdout(
     result = score(pictures, "gone.png", "--output", out, model=tiny_compact)
     assert result.exit_code == 1
     assert result.stdout == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", out.name]
     if suffix == ".jsonl":
-        got = rows_of(out.read_text())
-    elif suffix == ".parquet":
+        assert rows_of(out.read_text()) == expected
+        return
+    expected = [{key: row[key] for key in TABLE_KEYS} for row in expected]
+    if suffix == ".parquet":
         got = pyarrow.parquet.read_table(out).to_pylist()
     else:
         with out.open(newline="") as file:
             got = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
         expected = [{k: None if v is None else str(v) for k, v in row.items()} for row in expected]
     assert got == expected
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", out.name]
+
+
+def test_result_files_of_before_are_read_and_keep_a_column_named_like_the_interval(
+    tmp_path: Path,
+) -> None:
+    row = {"path": "a.png", "score": 1.5, "percentile": 20.0, "low": 0.0, "high": 5.0}
+    row |= {"model": "tiny", "error": None, "hint": None}
+    old, out = tmp_path / "old.jsonl", tmp_path / "new.csv"
+    old.write_text(json.dumps(row) + "\n")
+    assert rows_of(run("score", old, "--top", 1, "--format", "jsonl").stdout) == [row]
+    # A version without intervals kept a table's own column under its name.
+    old.write_text("".join(json.dumps(row | {"interval": own}) + "\n" for own in ("short", None)))
+    assert run("score", old, "--top", 2, "--output", out).exit_code == 0
+    with out.open(newline="") as file:
+        assert [one["table_interval"] for one in csv.DictReader(file)] == ["short", ""]
+    assert rows_of(run("score", out, "--top", 2, "--format", "jsonl").stdout) == [
+        row | {"table_interval": own} for own in ("short", None)
+    ]
 
 
 def test_top_applies_to_the_output_file(pictures: Path, tiny_compact: Path, tmp_path: Path) -> None:

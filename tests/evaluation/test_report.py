@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,21 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from ma_agiqa.config import ScoreInterval, TrainedOn
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.report import EvaluationReport, draw, evaluate_predictions, render, scatter
+from ma_agiqa.evaluation.report import (
+    EvaluationReport,
+    draw,
+    evaluate_predictions,
+    on_scale_of,
+    render,
+    scatter,
+)
+from support.tiny_scorer import make_config
 
 N = 120
 METRICS = ["srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted"]
@@ -106,6 +116,54 @@ def test_groups_are_tabulated_and_too_small_ones_have_no_metric() -> None:
     assert rows["a"].srcc == metrics.srcc(mos, pred)
     assert (rows["a"].mean_mos, rows["a"].mean_pred) == (mos.mean(), pred.mean())
     assert np.isnan([rows["rare [one]"].srcc, rows["rare [one]"].plcc_raw]).all()
+
+
+OURS = TrainedOn("made", "quality", "paper", 3, (0.0, 5.0))
+TUNED = {"started_from": {"scores": {"slope": 0.05, "offset": 1.0}}}
+FURTHER = {"name": "made", "target": "quality", "from_score": {"slope": 20.0, "offset": 5.0}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "training", "expected"),
+    [
+        (OURS, {}, [45.0, 65.0]),
+        (OURS, TUNED, [3.25, 4.25]),
+        (replace(OURS, target="beauty"), {}, None),
+        (replace(OURS, dataset="first"), {}, None),
+        (replace(OURS, dataset="first"), {"data_sets": [{}, FURTHER]}, [2.0, 3.0]),
+        (
+            replace(OURS, dataset="first"),
+            {"data_sets": [{}, {**FURTHER, "from_score": None}]},
+            None,
+        ),
+        (None, {}, None),
+    ],
+    ids=["own", "own, tuned", "other target", "unknown set", "further set", "no map", "unknown"],
+)
+def test_human_scores_are_brought_to_the_scale_of_a_model_that_learned_from_such(
+    trained: TrainedOn | None, training: dict, expected: list[float] | None
+) -> None:
+    names = ("a", "b")
+    mos = {"quality": np.array([45.0, 65.0])}
+    samples = Samples(names, tuple(map(Path, names)), mos, {}, "made")
+    config = make_config(trained_on=trained, training=training)
+    found = on_scale_of(config, samples, "quality")
+    assert (None if found is None else found.tolist()) == expected
+
+
+def test_the_report_says_how_many_human_scores_the_interval_holds() -> None:
+    interval = ScoreInterval(half_width=0.5, coverage=0.8, images=9)
+    held = np.arange(N) % 2 == 0  # group a, and both of the rare one
+    record = report(interval=interval, held=held)
+    assert record.covered == 0.5
+    assert [row.covered for row in record.groups["generator"]] == [1.0, 0.0, 1.0]
+    assert record.to_dict()["interval"] == {"half_width": 0.5, "coverage": 0.8, "images": 9}
+    assert "50.0 % of the human scores lie within 0.50 of the score; 80 % are meant" in shown(
+        record
+    )
+    assert "in interval" in shown(record)
+    assert report().covered is None
+    assert "interval" not in shown(report()).replace("95 % interval", "")
 
 
 def test_warnings_of_the_metrics_become_caveats() -> None:

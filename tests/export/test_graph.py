@@ -66,7 +66,9 @@ def test_scores_and_reasons_of_pictures_are_the_same(scorer: Scorer, original: S
     theirs = list(original.score(PICTURES, explain=True))
     for our, their in zip(ours, theirs, strict=True):
         assert our.score == pytest.approx(their.score, abs=ROUNDING)
-        assert our.to_row() == their.to_row() | {"score": our.score, "percentile": our.percentile}
+        own = {key: getattr(our, key) for key in ("score", "percentile", "interval")}
+        assert our.to_row() == their.to_row() | own
+        assert our.interval == pytest.approx(their.interval, abs=ROUNDING)
         assert our.percentile == pytest.approx(their.percentile, abs=0.1)
         assert our.contributions == pytest.approx(their.contributions, abs=ROUNDING)
         np.testing.assert_allclose(our.weight_map, their.weight_map, rtol=1e-3, atol=1e-8)

@@ -31,6 +31,7 @@ def row(number: int, folder: Path) -> Row:
         high=5.0,
         model="tiny",
         error="is empty" if failed else None,
+        interval=None if failed else (max(0, number / 60 - 0.5), min(5, number / 60 + 0.5)),
         contributions=None if failed else {"content": 1.0, "distortion": -0.5, "bias": 2.0},
         quality_map=None if failed else np.linspace(0, 5, 48, dtype=np.float32).reshape(6, 8),
     )
@@ -132,6 +133,7 @@ def test_the_large_view_shows_reasons_and_the_map_and_text_is_text(page: Any) ->
     text = page.execute_script("return document.querySelector('.view').innerText")
     assert "a <b>red</b> fox" in text
     assert "distortion" in text
+    assert "80 % interval 0.00 to 0.50" in text
     assert "\N{MINUS SIGN}0.50" in text
     click(page, "#heat")
     wait_for(page, "return document.querySelector('.view .map').naturalWidth === 8")

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from ma_agiqa.gallery.picture import (
+    LINE,
     VIRIDIS,
+    between,
     colours,
     explained,
     headline,
@@ -48,6 +50,16 @@ def test_the_words_are_the_score_and_what_misleads() -> None:
     assert headline(scored(score=None, error="is empty")) == "no score"
     said = subline(scored(path="a\nb\x1b.png", hint="enlarged"))
     assert said == "a b\\x1b.png  -  tiny  -  enlarged"
+
+
+def test_the_interval_is_drawn_on_a_line_of_its_own() -> None:
+    score = scored(interval=(1.95, 3.05))
+    said = "interval 1.95 to 3.05, for 80 % of pictures like those validated on"
+    assert between(score) == said
+    assert between(scored()) is None
+    assert explained(RGB_IMAGE, score).height == explained(RGB_IMAGE, scored()).height + LINE
+    assert said in str(score._repr_html_())
+    assert "interval" not in str(scored()._repr_html_())
 
 
 def test_colours_run_from_bad_to_good_in_brightness() -> None:

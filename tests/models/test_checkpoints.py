@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.config import ModelConfig, Preprocess, ScoreInterval, TrainedOn
 from ma_agiqa.errors import ModelError, OutputError, UsageError
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.registry import find_directory
@@ -115,6 +115,8 @@ def change(directory: Path, **changes: object) -> None:
             },
             "score_quantiles",
         ),
+        ({"interval": {"half_width": -1, "coverage": 0.8, "images": 9}}, "half_width -1"),
+        ({"interval": {"half_width": 1, "coverage": 0.9, "images": 9}}, "0.9, where 0.8 is meant"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
@@ -124,6 +126,16 @@ def test_a_configuration_that_does_not_fit_is_refused(
     with pytest.raises(ModelError, match=reason) as caught:
         checkpoint.load(directory)
     assert str(directory) in str(caught.value)
+
+
+def test_a_configuration_of_a_version_without_intervals_has_none(directory: Path) -> None:
+    path = directory / checkpoint.CONFIG
+    data = json.loads(path.read_text())
+    del data["interval"]
+    path.write_text(json.dumps(data))
+    assert checkpoint.read_config(directory).interval is None
+    change(directory, interval={"half_width": 0.5, "coverage": 0.8, "images": 9})
+    assert checkpoint.read_config(directory).interval == ScoreInterval(0.5, 0.8, 9)
 
 
 def test_a_configuration_that_is_not_json_is_refused(directory: Path) -> None:

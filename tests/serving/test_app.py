@@ -67,6 +67,7 @@ def test_scores_are_those_of_the_scorer_to_the_last_bit(client: TestClient, scor
 def test_reasons_are_given_when_asked_for(client: TestClient, scorer: Scorer) -> None:
     plain = client.post("/v1/score", json=as_json(PICTURES[0])).json()["results"][0]
     assert "quality_map" not in plain
+    assert plain["interval"] == list(scorer(PICTURES[0]).interval or ())
     row = client.post("/v1/score", json=as_json(PICTURES[0], explain=True)).json()["results"][0]
     own = scorer(PICTURES[0], explain=True)
     assert row["contributions"] == own.contributions

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from ma_agiqa.cli import app
-from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.config import ModelConfig, Preprocess, ScoreInterval, TrainedOn
 from ma_agiqa.models import checkpoint
 from ma_agiqa.types import Scale
 
@@ -25,6 +25,7 @@ def save_model(directory: Path, *, seed: int, width_factor: float = 0.25) -> Pat
         preprocess=Preprocess("native", min_side=32, max_pixels=512 * 512),
         scale=Scale(0.0, 5.0),
         trained_on=TrainedOn("made-up", "quality", "paper", 2, (0.0, 2.5, 5.0)),
+        interval=ScoreInterval(half_width=0.5, coverage=0.8, images=9),
     )
     torch.manual_seed(seed)
     checkpoint.save(directory, checkpoint.build(config), config, card="for a test")

@@ -14,9 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 from ma_agiqa.cli import app
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
+from ma_agiqa.evaluation.report import predict
 from ma_agiqa.models import checkpoint
+from ma_agiqa.scorer import load
 from ma_agiqa.training.data import ScaleMaps, Source, between, fitted, standardised
 from ma_agiqa.training.recipe import RECIPES, Recipe
 from ma_agiqa.training.run import Silence, TrainRequest, train
@@ -72,6 +75,14 @@ def test_one_model_ranks_both_sets_and_knows_the_way_to_the_other_scale(
     assert line["srcc"] == pytest.approx((line["srcc/one"] + line["srcc/wide"]) / 2)
     _, config = checkpoint.load(tmp_path / "run" / "model")
     assert config.scale.high < 6, "the first set's scale"
+    assert config.interval is not None
+    assert config.interval.images == 6, "of the first set alone"
+    # On validation again, by the weights that were kept.
+    samples = datasets.load(str(tables[0]), tables[0].parent)
+    val = samples.subset(splits.resolve("random-0", samples, tables[0].parent).val)
+    residuals = np.abs(val.target() - predict(load(tmp_path / "run" / "model", device="cpu"), val))
+    # The largest of six; rounding of float32 in other batches.
+    assert config.interval.half_width == pytest.approx(residuals.max(), abs=1e-4)
     first, second = config.training["data_sets"]
     assert (first["name"], second["name"]) == ("one", "wide")
     assert second["scale"][1] > 90

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ import numpy as np
 import pytest
 import torch
 
-from ma_agiqa.config import ModelConfig, Preprocess
+from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
+from ma_agiqa.evaluation.report import predict
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import Question, to_record
 from ma_agiqa.models import checkpoint
+from ma_agiqa.scorer import load
 from ma_agiqa.training import data as training_data
 from ma_agiqa.training.data import Source
 from ma_agiqa.training.network import find_start
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
+from ma_agiqa.training.run_dir import measure_interval
 from ma_agiqa.types import Scale
 from support import scored_pictures, tiny_paper
+from support.agiqa_part import copy_part
 from support.command_line import save_model
 
 # Too small a step to change a weight, and no average: what comes out is what went in.
@@ -85,6 +91,15 @@ def test_scores_of_the_new_set_are_learned_on_the_scale_of_the_model(
     quantiles = np.array(trained.score_quantiles)
     # The table does not say its scale: the span of its training scores becomes 0 to 5.
     assert quantiles[[0, -1]] == pytest.approx([0.0, 5.0])
+    # By hand: human scores through the map, scores of the kept weights, the largest of six.
+    assert config.interval is not None
+    assert config.interval.images == 6
+    samples = datasets.load(str(table), table.parent)
+    val = samples.subset(splits.resolve("random-0", samples, table.parent).val)
+    mos = record["scores"]["slope"] * val.target() + record["scores"]["offset"]
+    residuals = np.abs(mos - predict(load(tmp_path / "run" / "model", device="cpu"), val))
+    # Rounding of float32 in other batches.
+    assert config.interval.half_width == pytest.approx(residuals.max(), abs=1e-4)
     way = record["scores"]
     assert way["slope"] > 0
     card = (tmp_path / "run/model/README.md").read_text()
@@ -240,3 +255,28 @@ def test_scores_that_are_no_numbers_are_counted(table: Path, model: Path, tmp_pa
         csv.writer(file).writerows(rows)
     with pytest.raises(DataError, match=r"2 of 60 values of 'score' are no finite numbers"):
         tune(copy, tmp_path / "run", model)
+
+
+def test_the_interval_of_a_trained_model_is_measured_again(
+    model: Path, agiqa_3k: Path, tmp_path: Path
+) -> None:
+    directory, root = tmp_path / "model", tmp_path / "AGIQA-3K"
+    rows = copy_part(agiqa_3k, root, every=50)
+    assert len(rows) > 60
+    config = replace(
+        checkpoint.read_config(model),
+        trained_on=TrainedOn("agiqa-3k", "quality", "paper", 42, (0.0, 2.5, 5.0)),
+        interval=None,
+    )
+    checkpoint.save(directory, checkpoint.load(model)[0], config, card="for a test")
+    weights = (directory / checkpoint.WEIGHTS).read_bytes()
+    interval = measure_interval(directory, root)
+    assert interval is not None
+    assert interval.images == 6
+    assert checkpoint.read_config(directory) == replace(config, interval=interval)
+    assert (directory / checkpoint.WEIGHTS).read_bytes() == weights
+    checkpoint.save(
+        directory, checkpoint.load(model)[0], replace(config, trained_on=None), card="for a test"
+    )
+    with pytest.raises(UsageError, match="does not say what it was trained on"):
+        measure_interval(directory, root)

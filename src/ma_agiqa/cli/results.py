@@ -4,6 +4,8 @@ The promise held here: a row once computed is on stdout or in a file when the pr
 however it ends, short of a row that neither the disk nor stdout would take (`journal.py`
 keeps rows while a run goes on).
 
+CSV and Parquet have columns for `TABLE_KEYS` and what was kept of a table, not for `INTERVAL`.
+
 A path whose bytes are not UTF-8 is written with `\\xNN` in CSV and Parquet, which must be
 UTF-8, and with JSON's escapes in JSON lines.
 """
@@ -28,7 +30,7 @@ from ma_agiqa.cli import options
 from ma_agiqa.cli.journal import Journal, json_line
 from ma_agiqa.errors import DataError, OutputError, UsageError, first_line
 from ma_agiqa.text import for_terminal
-from ma_agiqa.types import ROW_KEYS, Row
+from ma_agiqa.types import INTERVAL, TABLE_KEYS, Row
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARQUET_CHUNK = 10_000
@@ -226,9 +228,9 @@ class CsvPrinter(Printer):
 
     def row(self, row: Row) -> None:
         if not self._started:
-            self._writer.writerow(row)
+            self._writer.writerow(_flat(row))
             self._started = True
-        self._writer.writerow(row.values())
+        self._writer.writerow(_flat(row).values())
 
 
 class TablePrinter(Printer):
@@ -368,7 +370,7 @@ def is_results(path: Path) -> bool:
     if path.suffix.lower() not in OUTPUT_SUFFIXES or not path.is_file():
         return False
     try:
-        return set(ROW_KEYS) <= set(_header_of(path))
+        return set(TABLE_KEYS) <= set(_header_of(path))
     except (OSError, ValueError):
         return False
 
@@ -384,9 +386,9 @@ def read_results(path: Path) -> list[Row]:
     try:
         if path.suffix.lower() == ".jsonl":
             with path.open(encoding="utf-8") as file:  # a path may hold what splitlines() takes
-                return [json.loads(line) for line in file]  # for the end of a line
+                return _of_today([json.loads(line) for line in file])  # for the end of a line
         texts = [row for _, row in stream_rows(path, "path", whole=True)]
-        return [{**row, **{key: _number(row[key]) for key in _NUMBERS}} for row in texts]
+        return _of_today([{**row, **{key: _number(row[key]) for key in _NUMBERS}} for row in texts])
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as results: {first_line(error)}", path=path, remedy="score again"
@@ -394,6 +396,16 @@ def read_results(path: Path) -> list[Row]:
 
 
 _NUMBERS = ("score", "percentile", "low", "high")
+
+
+def _of_today(rows: list[Row]) -> list[Row]:
+    """Rename a column that an earlier version kept of a table, by a name that is ours today."""
+    if not any(isinstance(row.get(INTERVAL), str) for row in rows):
+        return rows
+    return [
+        {f"table_{key}" if key == INTERVAL else key: value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def _number(text: str | None) -> float | None:
@@ -458,10 +470,15 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _columns(rows: Iterable[Row]) -> tuple[tuple[str, ...], Iterator[Row]]:
-    """Return the keys that all rows have, and the rows."""
-    rows = iter(rows)
-    first = next(rows, None)
-    return (ROW_KEYS, rows) if first is None else (tuple(first), chain([first], rows))
+    """Return the columns that all rows have, and the rows without the rest."""
+    flat = map(_flat, rows)
+    first = next(flat, None)
+    return (TABLE_KEYS, flat) if first is None else (tuple(first), chain([first], flat))
+
+
+def _flat(row: Row) -> Row:
+    """Return what a table has columns for."""
+    return {key: value for key, value in row.items() if key != INTERVAL}
 
 
 def printable(text: str) -> str:

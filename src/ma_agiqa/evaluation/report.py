@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ma_agiqa.config import ModelConfig
+from ma_agiqa.config import ModelConfig, ScoreInterval
 from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import (
     Samples,
@@ -59,6 +59,7 @@ from ma_agiqa.data.splits import PROMPT, Rows, Split
 from ma_agiqa.errors import DataError, MissingExtraError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
+from ma_agiqa.evaluation.conformal import covered
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.provenance import Environment, environment
 from ma_agiqa.text import join_some
@@ -94,6 +95,7 @@ class GroupRow:
         n: how many images.
         srcc, plcc_raw: within the group.
         mean_mos, mean_pred: their difference shows a model's bias for or against the group.
+        covered: as of the whole report, within the group.
     """
 
     value: str
@@ -102,6 +104,7 @@ class GroupRow:
     plcc_raw: float
     mean_mos: float
     mean_pred: float
+    covered: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class EvaluationReport:
         labels: group -> the value of each image, of length n.
         environment: machine, versions, commit, date.
         command: what reproduces it; "" when called from Python.
+        interval: of the model's scores; None where there is none.
+        covered: share of the human scores that it holds; None where it is not known how these
+            lie on the model's scale.
     """
 
     model: str
@@ -136,6 +142,8 @@ class EvaluationReport:
     labels: dict[str, tuple[str, ...]]
     environment: Environment
     command: str
+    interval: ScoreInterval | None = None
+    covered: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain data; NaN, which JSON lacks, becomes None.
@@ -180,6 +188,8 @@ def evaluate_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
     command: str = "",
+    interval: ScoreInterval | None = None,
+    held: NDArray[np.bool_] | None = None,
 ) -> EvaluationReport:
     """Judge predictions for one part of a split.
 
@@ -190,6 +200,8 @@ def evaluate_predictions(
         target: human score to compare with; the data set's default when None.
         group_by: groups to tabulate; all but the prompts, which have few images, when None.
         resamples, seed: of the bootstrap.
+        interval: of the model's scores.
+        held: whether each human score lies in it; shape (n,).
 
     Raises:
         DataError: another number of predictions than images, or predictions not finite.
@@ -218,13 +230,15 @@ def evaluate_predictions(
         caveats=(*split.caveats, *dict.fromkeys(warned)),
         n=len(chosen),
         metrics=figures,
-        groups={key: _group_rows(chosen.groups[key], mos, scores) for key in keys},
+        groups={key: _group_rows(chosen.groups[key], mos, scores, held) for key in keys},
         names=chosen.name,
         mos=tuple(mos.tolist()),
         pred=tuple(scores.tolist()),
         labels={key: chosen.groups[key] for key in keys},
         environment=environment(),
         command=command,
+        interval=interval,
+        covered=None if held is None else float(held.mean()),
     )
 
 
@@ -241,7 +255,10 @@ def _check(scores: NDArray[np.float64], chosen: Samples) -> None:
 
 
 def _group_rows(
-    labels: Sequence[str], mos: NDArray[np.float64], pred: NDArray[np.float64]
+    labels: Sequence[str],
+    mos: NDArray[np.float64],
+    pred: NDArray[np.float64],
+    held: NDArray[np.bool_] | None,
 ) -> tuple[GroupRow, ...]:
     """Return one row per distinct label."""
     column = np.array(labels, dtype=object)
@@ -259,6 +276,7 @@ def _group_rows(
                     plcc_raw=metrics.plcc_raw(*pair),
                     mean_mos=float(pair[0].mean()),
                     mean_pred=float(pair[1].mean()),
+                    covered=None if held is None else float(held[members].mean()),
                 )
             )
     return tuple(rows)
@@ -308,15 +326,19 @@ def evaluate(
     rows = chosen.part(part)
     judged = samples.subset(rows)
     require_images(judged)
+    pred, target = predict(scorer, judged), target or _target(scorer, samples)
+    interval, mos = scorer.config.interval, on_scale_of(scorer.config, judged, target)
     report = evaluate_predictions(
         samples,
         chosen,
         part,
-        predict(scorer, judged),
-        target=target or _target(scorer, samples),
+        pred,
+        target=target,
         model=scorer.name,
         resamples=resamples,
         command=command,
+        interval=interval,
+        held=None if interval is None or mos is None else covered(mos, pred, interval),
     )
     seen = seen_in_training(scorer.config, samples, rows, root)
     return dataclasses.replace(report, caveats=(*report.caveats, *seen))
@@ -327,6 +349,22 @@ def _target(scorer: Scorer, samples: Samples) -> str:
     if trained is not None and trained.target in samples.targets:
         return trained.target
     return next(iter(samples.targets))
+
+
+def on_scale_of(config: ModelConfig, samples: Samples, target: str) -> NDArray[np.float64] | None:
+    """Return human scores on the scale of a model that learned from such, (n,); None of others."""
+    mos: NDArray[np.float64] = samples.target(target)
+    what = samples.dataset, target
+    trained, record = config.trained_on, config.training
+    if trained is not None and what == (trained.dataset, trained.target):
+        if "started_from" not in record:
+            return mos
+        way = record["started_from"]["scores"]
+        return float(way["slope"]) * mos + float(way["offset"])
+    for one in record.get("data_sets", ())[1:]:
+        if what == (one["name"], one["target"]) and (way := one["from_score"]) is not None:
+            return (mos - float(way["offset"])) / float(way["slope"])
+    return None
 
 
 def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
@@ -469,6 +507,12 @@ def render(report: EvaluationReport, console: Console) -> None:
     )
     console.print(escape(report.protocol), style="dim")
     console.print(_figures(report))
+    if report.interval is not None and report.covered is not None:
+        console.print(
+            f"{100 * report.covered:.1f} % of the human scores lie within "
+            f"{report.interval.half_width:.2f} of the score; "
+            f"{100 * report.interval.coverage:g} % are meant"
+        )
     for key, rows in report.groups.items():
         console.print(_group_table(key, rows))
     for caveat in report.caveats:
@@ -493,9 +537,12 @@ def _group_table(key: str, rows: tuple[GroupRow, ...]) -> Table:
     table = Table(escape(key))
     for heading in ("n", "SRCC", "PLCC, raw", "mean MOS", "mean prediction"):
         table.add_column(heading, justify="right")
+    if any(row.covered is not None for row in rows):
+        table.add_column("in interval", justify="right")
     for row in rows:
         values = (row.srcc, row.plcc_raw, row.mean_mos, row.mean_pred)
-        table.add_row(escape(row.value), str(row.n), *map(number, values))
+        share = [] if row.covered is None else [f"{100 * row.covered:.1f} %"]
+        table.add_row(escape(row.value), str(row.n), *map(number, values), *share)
     return table
 
 

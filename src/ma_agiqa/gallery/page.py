@@ -23,7 +23,7 @@ from PIL import Image
 from ma_agiqa.files import atomic_path
 from ma_agiqa.gallery.metadata import KEYS
 from ma_agiqa.gallery.picture import colours, grey, map_ends
-from ma_agiqa.types import RGB, SHOWN, Row, Score
+from ma_agiqa.types import COVERAGE, INTERVAL, RGB, SHOWN, Row, Score
 
 CHUNK = 64  # pictures
 THUMBNAIL = 232  # pixels of the longer side
@@ -80,6 +80,7 @@ def write_page(path: Path, rows: Callable[[], Iterable[Row]], *, title: str) -> 
         "chunk": CHUNK,
         "low": scale["low"],
         "high": scale["high"],
+        "coverage": 100 * COVERAGE,
         "borders": [round(float(border), 2) for border in borders],
         "experts": sorted({name for one in told for name in one["contributions"] or ()} - {"bias"}),
         "rows": told,
@@ -107,6 +108,7 @@ def _told(row: Row, folder: Path) -> dict[str, Any]:
         "href": _address(row["path"], folder) if row["error"] is None else None,
         "score": None if row["score"] is None else round(row["score"], 4),
         "percentile": row["percentile"],
+        "interval": row.get(INTERVAL),
         "error": row["error"],
         "hint": row["hint"],
         "contributions": own.get("contributions"),

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import read_image
 from ma_agiqa.text import for_terminal
-from ma_agiqa.types import RGB, Score
+from ma_agiqa.types import COVERAGE, RGB, Score
 
 VIRIDIS = (
     (68, 1, 84),
@@ -41,6 +41,7 @@ OVERLAY = 0.6  # of what is seen of the map
 LEAST_SPAN = 0.2  # of the scale, that the map's colours cover
 MARGIN = 20
 BAR = 26
+LINE = 24
 INK, PAPER, GREY, FALLING = (25, 28, 33), (255, 255, 255), (120, 126, 134), (190, 80, 60)
 RISING = (33, 120, 140)
 
@@ -63,11 +64,15 @@ def explained(rgb: RGB | None, score: Score) -> Image.Image:
     height = max((panel.height for panel in panels), default=0)
     legend = 44 if quality is not None else 0
     bars = (BAR + 8) * len(contributions) + (MARGIN if contributions else 0)
-    canvas = Image.new("RGB", (width, 96 + height + legend + bars + MARGIN), PAPER)
+    lines = [line for line in (between(score), subline(score)) if line is not None]
+    head = 62 + LINE * len(lines)
+    canvas = Image.new("RGB", (width, 10 + head + height + legend + bars + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, 14), headline(score), INK, _font(26))
-    draw.text((MARGIN, 52), _fitting(draw, subline(score), width - 2 * MARGIN), GREY, _font(16))
-    left, top = MARGIN, 86
+    for number, line in enumerate(lines):
+        place = (MARGIN, 52 + LINE * number)
+        draw.text(place, _fitting(draw, line, width - 2 * MARGIN), GREY, _font(16))
+    left, top = MARGIN, head
     for panel in panels:
         canvas.paste(panel, (left, top))
         left += panel.width + MARGIN
@@ -94,7 +99,8 @@ def html(score: Score) -> str:
     with suppress(ImageError):
         rgb = read_image(score.path)
     picture = b64encode(png(explained(rgb, score))).decode()
-    text = escape(f"{headline(score)}. {subline(score)}")
+    lines = filter(None, (headline(score), between(score), subline(score)))
+    text = escape(". ".join(lines))
     return f'<img style="max-width: 100%" alt="{text}" src="data:image/png;base64,{picture}">'
 
 
@@ -106,6 +112,15 @@ def headline(score: Score) -> str:
     if score.percentile is None:
         return text
     return f"{text}, above {score.percentile:.0f} % of the pictures that people rated"
+
+
+def between(score: Score) -> str | None:
+    """Say the interval and for what it holds; None where there is none."""
+    if score.interval is None:
+        return None
+    low, high = score.interval
+    for_what = f"{100 * COVERAGE:g} % of pictures like those validated on"
+    return f"interval {low:.2f} to {high:.2f}, for {for_what}"
 
 
 def subline(score: Score) -> str:

@@ -46,6 +46,7 @@ from ma_agiqa.models.registry import (
     weights_file,
 )
 from ma_agiqa.text import did_you_mean, join_some
+from ma_agiqa.types import COVERAGE
 
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """What weights may be stored as; float8 has too few bits for a score."""
@@ -164,6 +165,11 @@ def _require_ranges(config: ModelConfig, path: Path) -> None:
         or any(a > b for a, b in itertools.pairwise(quantiles))
     ):
         wrong.append("score_quantiles that are not two or more ascending numbers")
+    if (around := config.interval) is not None:
+        if not (math.isfinite(around.half_width) and around.half_width >= 0):
+            wrong.append(f"interval.half_width {around.half_width}")
+        if around.coverage != COVERAGE:
+            wrong.append(f"interval.coverage {around.coverage}, where {COVERAGE} is meant")
     if wrong:
         raise ModelError(f"has {join_some(wrong)}", path=path, remedy=configs.REMEDY)
 
@@ -266,8 +272,7 @@ def save_files(
         fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         try:
             write(fresh)
-            text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
-            (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
+            (fresh / CONFIG).write_text(config_text(config), encoding="utf-8")
             (fresh / CARD).write_text(card, encoding="utf-8")
             fresh.chmod(0o755)  # made private by mkdtemp; a model is not a secret
             for file in fresh.iterdir():
@@ -278,6 +283,11 @@ def save_files(
             shutil.rmtree(fresh, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"the model could not be written: {error}", path=directory) from error
+
+
+def config_text(config: ModelConfig) -> str:
+    """Return the content of `config.json`."""
+    return json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def require_replaceable(directory: Path, file: str) -> None:

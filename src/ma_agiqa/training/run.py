@@ -38,7 +38,7 @@ from ma_agiqa.training.network import (
     with_arguments,
 )
 from ma_agiqa.training.recipe import Recipe
-from ma_agiqa.training.run_dir import Run, training_card, training_record
+from ma_agiqa.training.run_dir import Run, interval_of, training_card, training_record
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _save(
 ) -> None:
     """Write the model directory of the best epoch so far."""
     record = training_record(run.start, sets, trainer.predicted)
-    config = dataclasses.replace(config, training=record)
+    interval = interval_of(sets[0], trainer.predicted)
+    config = dataclasses.replace(config, training=record, interval=interval)
     backbone = run.request.backbone if run.start.directory is None else None
     card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
     checkpoint.save(run.model, trainer.kept, config, card=card)
