@@ -46,6 +46,7 @@ from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import Lock, atomic_path, lock_folder, write_atomically
 from ma_agiqa.lmm.encoder import fingerprint_of, to_record
 from ma_agiqa.models import checkpoint
+from ma_agiqa.models.registry import CONFIG
 from ma_agiqa.scorer import load
 from ma_agiqa.training.data import DataSet, LinearMap, fitted, seen_in_training
 from ma_agiqa.training.loop import Trainer
@@ -322,7 +323,7 @@ def measure_interval(directory: Path, root: Path) -> ScoreInterval | None:
     assert mos is not None, "it is the model's own data set"
     interval = score_interval(mos, predict(scorer, val))
     text = checkpoint.config_text(dataclasses.replace(config, interval=interval))
-    write_atomically(directory / checkpoint.CONFIG, text)
+    write_atomically(directory / CONFIG, text)
     return interval
 
 
