@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 import ma_agiqa
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.serving.app import Settings, create_app
-from ma_agiqa.types import Score
+from ma_agiqa.types import COVERAGE, Score
 from support.encoding import encoded
 
 RNG = np.random.default_rng(0)
@@ -140,7 +140,9 @@ def test_routes_of_health_and_the_model(client: TestClient, scorer: Scorer) -> N
     assert client.get(f"/v2/models/{scorer.name}").json()["high"] == 5.0
     assert client.get("/v2/models/other").status_code == 404
     assert "/v1/score" in client.get("/openapi.json").json()["paths"]
-    assert "Is this picture any good?" in client.get("/").text
+    page = client.get("/").text
+    assert "Is this picture any good?" in page
+    assert f"{100 * COVERAGE:g} % interval" in page
 
 
 def test_metrics_count(client: TestClient) -> None:
