@@ -5,7 +5,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 PARALLEL = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check lint docs format clean
+.PHONY: demo test coverage check lint docs format clean
 
 demo: $(VENV)/.base
 	$(BIN)/ma-agiqa score examples/pictures
@@ -14,6 +14,10 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev lint docs
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# The same tests with every line counted: fails below the floor of pyproject.toml.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 
 # The loop of a working day: lint, types and what is quick to test.
 check: lint
