@@ -51,7 +51,8 @@ class Backbone(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"{image_size=} is not a multiple of {patch_size=}")
         try:
-            from timm.models.vision_transformer import VisionTransformer
+            with torch.device("cpu"):  # torch 2.6 computes while timm is imported, even on "meta"
+                from timm.models.vision_transformer import VisionTransformer
         except ImportError as error:
             raise MissingExtraError("timm", "paper") from error
         self.taps = taps
