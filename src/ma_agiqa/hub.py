@@ -11,8 +11,6 @@ from pathlib import Path
 
 from ma_agiqa.errors import ModelError, first_line
 
-REMEDY = "check the name, the network, or HF_HUB_OFFLINE"
-
 
 def failures() -> tuple[type[BaseException], ...]:
     """Return what the hub library raises when something cannot be had.
@@ -61,11 +59,8 @@ def fetch(
             allow_patterns=list(patterns),
         )
     except failures() as error:
-        raise ModelError(
-            f"no such directory here, and cannot be fetched from the Hub: {first_line(error)}",
-            path=repository,
-            remedy=REMEDY,
-        ) from error
+        why = "no such directory here, and cannot be fetched from the Hub"
+        raise _refused(repository, why, error) from error
     return Path(directory)
 
 
@@ -86,8 +81,9 @@ def holds(
     try:
         return HfApi().file_exists(repository, file, revision=revision, token=token)
     except failures() as error:
-        raise ModelError(
-            f"the Hub cannot be asked for its {file}: {first_line(error)}",
-            path=repository,
-            remedy=REMEDY,
-        ) from error
+        raise _refused(repository, f"the Hub cannot be asked for its {file}", error) from error
+
+
+def _refused(repository: str, why: str, error: BaseException) -> ModelError:
+    remedy = "check the name, the network, or HF_HUB_OFFLINE"
+    return ModelError(f"{why}: {first_line(error)}", path=repository, remedy=remedy)
