@@ -20,7 +20,7 @@ import importlib.util
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +80,14 @@ def convolve(
 
 
 def _convolve_in_one(layer: nn.Conv2d, x: Tensor, *, relu6: bool, plus: Tensor | None) -> Tensor:
-    how = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    operation = torch.ops.mkldnn._convolution_pointwise
+    operation: Any = torch.ops.mkldnn._convolution_pointwise
+    how = (layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups)
     if plus is not None:
-        last = ("add", 1.0, None, [], None)
-        y: Tensor = operation.binary(x, plus, layer.weight, layer.bias, *how, *last)
+        y: Tensor = operation.binary(x, plus, *how, "add", 1.0, None, [], None)
+    elif relu6:
+        y = operation.default(x, *how, "hardtanh", [0.0, 6.0], "")
     else:
-        then = ("hardtanh", [0.0, 6.0]) if relu6 else ("none", [])
-        y = operation.default(x, layer.weight, layer.bias, *how, *then, "")
+        y = operation.default(x, *how, "none", [], "")
     return y
 
 
