@@ -5,7 +5,8 @@
 One picture in twelve encodings, each damaged in 44 ways: cuts, one and forty flipped bits, changed
 bytes of the header, 200 zeroed bytes, a random tail, half with the last two bytes. `silent` counts
 files that decode to other pixels than the sound one; `silent_before` is the same without heeding
-what libjpeg says. Of the JPEGs in the folders all should be read.
+what libjpeg says and what WebP data leave over. Of the JPEGs in the folders, and of their copies as
+WebP, all should be read.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def main() -> None:
     parser.add_argument("--sound", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    heeded = images._complaint
+    heeded = dict(images._COMPLAINTS)
     silent = decode_all(options.picture)
-    images._complaint = lambda jpeg: None
+    images._COMPLAINTS.clear()
     before = decode_all(options.picture)
-    images._complaint = heeded
+    images._COMPLAINTS.update(heeded)
     report = {
         "what": "damaged files",
         "command": "python " + " ".join(sys.argv),
@@ -119,17 +120,28 @@ def damages(data: bytes, chance: random.Random) -> Iterator[bytes]:
 
 
 def read_sound(folders: list[Path]) -> dict[str, float]:
-    """Count the JPEGs of which libjpeg complains, and the time that asking takes."""
-    files = [path for folder in folders for path in sorted(folder.iterdir())]
-    jpegs = [data for data in map(Path.read_bytes, files) if images.format_of(data) == "JPEG"]
-    started = time.process_time()
-    refused = sum(images._complaint(data) is not None for data in jpegs)
-    seconds = time.process_time() - started
-    return {
-        "jpegs": len(jpegs),
-        "refused": refused,
-        "milliseconds_each": round(1000 * seconds / max(1, len(jpegs)), 2),
-    }
+    """Count the sound files that are refused, JPEGs also as WebP, and the time of asking."""
+    paths = [path for folder in folders for path in sorted(folder.iterdir())]
+    files = [(images.format_of(data), data) for data in map(Path.read_bytes, paths)]
+    found: dict[str, float] = {}
+    for kind, complain in images._COMPLAINTS.items():
+        asked, refused, seconds = 0, 0, 0.0
+        for stored, data in files:
+            if stored == kind or (stored, kind) == ("JPEG", "WebP"):
+                sound = data if stored == kind else as_webp(data)
+                started = time.process_time()
+                refused += complain(sound) is not None
+                seconds += time.process_time() - started
+                asked += 1
+        found |= {f"{kind}_files": asked, f"{kind}_refused": refused}
+        found[f"{kind}_milliseconds_each"] = round(1000 * seconds / max(1, asked), 2)
+    return found
+
+
+def as_webp(jpeg: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).convert("RGB").save(file, "WEBP", quality=80)
+    return file.getvalue()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,9 +290,48 @@ def test_four_colours_are_not_taken_for_damage() -> None:
     assert decode(encode(ink, "JPEG")).shape == (32, 32, 3)
 
 
-def test_no_real_jpeg_is_refused(agiqa_3k: Path) -> None:
-    paths = sorted((agiqa_3k / "images").iterdir())[::10]
-    assert all(read_image(path).size for path in paths)
+@pytest.mark.parametrize("extended", [False, True])
+def test_webp_data_that_lead_its_decoder_astray_are_refused(extended: bool) -> None:
+    """Bits changed at twelve places; where the decoder notices nothing, too much is left over."""
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    extra = {"exif": b"Exif\0\0MM\0*\0\0\0\b\0\0\0\0\0\0"} if extended else {}
+    data = encode(pixels, "WEBP", quality=85, **extra)
+    assert (b"VP8X" in data) == extended
+    sound, reasons = decode(data), []
+    for place in range(600, 3000, 200):
+        damaged = bytearray(data)
+        damaged[place] ^= 16
+        try:
+            assert np.array_equal(decode(bytes(damaged)), sound)
+        except ImageError as error:
+            reasons.append(str(error))
+    assert any("a part of its data belongs to no pixel" in reason for reason in reasons)
+    assert len(reasons) >= 11
+
+
+@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}])
+def test_padding_behind_a_webp_image_is_no_damage(options: dict[str, Any]) -> None:
+    shades = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    data = encode(np.stack([shades] * 3, axis=-1), "WEBP", **options)
+    assert data[12:16] in (b"VP8 ", b"VP8L")
+    size = int.from_bytes(data[16:20], "little") + 40
+    padded = data[:16] + size.to_bytes(4, "little") + data[20:] + bytes(40)
+    padded = b"RIFF" + (len(padded) - 8).to_bytes(4, "little") + padded[8:]
+    np.testing.assert_array_equal(decode(padded), decode(data))
+
+
+def test_an_animated_webp_is_its_first_image() -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert b"ANMF" in file.getvalue()
+    assert decode(file.getvalue())[0, 0].tolist() == [255, 0, 0]
+
+
+def test_no_real_jpeg_is_refused_nor_its_copy_as_webp(agiqa_3k: Path) -> None:
+    for path in sorted((agiqa_3k / "images").iterdir())[::10]:
+        small = read_image(path)[::4, ::4]
+        assert decode(encode(small, "WEBP", quality=70)).shape == small.shape
 
 
 # Objects that only look like images
