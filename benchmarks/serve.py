@@ -11,7 +11,9 @@ One run, in this order, on the same cores, with 512 x 512 JPEGs made from the sa
                health, and whether every score is that of `score` for the same bytes
     hostile    damaged files and junk, health asked all the while
 
-The clients are on the same cores and take their share. Scores are compared to the last bit.
+The clients are on the same cores and take their share: those of `serve` send requests that were
+made beforehand, since a client on another machine would cost the service nothing. Scores are
+compared to the last bit.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import json
 import random
 import re
 import statistics
@@ -144,7 +147,9 @@ async def serve(
 ) -> dict[str, Any]:
     latencies: list[float] = []
     wrong = 0
-    async with clients(address, CLIENTS) as client:
+    requests = [as_request(data) for data in pictures]
+    host, port = address.removeprefix("http://").split(":")
+    async with clients(address, 1) as client:
         for data in pictures:  # not counted
             await post(client, data)
         before = (await client.get("/metrics")).text
@@ -152,11 +157,15 @@ async def serve(
 
         async def one_client() -> None:
             nonlocal wrong
+            reader, writer = await asyncio.open_connection(host, int(port))
             for number in numbers:
                 started = time.perf_counter()
-                reply = await post(client, pictures[number % len(pictures)])
+                writer.write(requests[number % len(pictures)])
+                status, body = await answer(reader)
                 latencies.append(time.perf_counter() - started)
-                wrong += reply.json()["results"][0]["score"] != wanted[number % len(pictures)]
+                row = json.loads(body)["results"][0] if status == 200 else {"score": None}
+                wrong += row["score"] != wanted[number % len(pictures)]
+            writer.close()
 
         started = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
@@ -174,6 +183,22 @@ async def serve(
         "waiting_share": round(waited / sum(latencies), 3),
         "wrong_scores": wrong,
     }
+
+
+def as_request(image: bytes) -> bytes:
+    """Return all that a client sends for an image, made once: as httpx it takes 6 ms each time."""
+    part = b'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+    body = b"--part\r\n" + part + b"\r\nContent-Type: image/jpeg\r\n\r\n" + image
+    body += b"\r\n--part--\r\n"
+    head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: multipart/form-data; boundary=part\r\n\r\n" + body
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    length = re.search(r"^content-length: (\d+)", head, re.MULTILINE | re.IGNORECASE)
+    assert length is not None, head
+    return int(head.split()[1]), await reader.readexactly(int(length[1]))
 
 
 async def overload(
