@@ -246,7 +246,7 @@ TARGETS: dict[str, Target] = {
         f"exported {name}": Target(
             inside(exported, name), lambda p: read_exported(p.parent), share, needs=EXPORT
         )
-        for name, share in ((registry.GRAPH, 3), (registry.CONFIG, 2), (registry.CARD, 1))
+        for name, share in ((registry.GRAPH, 1), (registry.CONFIG, 2), (registry.CARD, 1))
     },
     "official": Target(official, read_checkpoint, share=2),
     "table": Target(table, lambda p: load_table(p, p.parent, TableColumns()), share=2),

@@ -60,6 +60,16 @@ def test_stage_is_as_recorded(outputs: tuple[torch.dtype, dict[str, Tensor]], na
     np.testing.assert_allclose(values[name].double().numpy(), recorded, rtol=0, atol=bound)
 
 
+def test_bfloat16_autocast_agrees(model: MAAGIQA) -> None:
+    exact = score(model).score
+    with torch.autocast("cpu", torch.bfloat16):
+        half = score(model).score
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)
+    # bfloat16 keeps 8 bits, 0.4 % a step; errors of many rounded sums partly cancel
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.02 * exact.std().item())
+
+
 def test_recording_covers_every_stage(outputs: tuple[torch.dtype, dict[str, Tensor]]) -> None:
     assert set(GOLDEN.files) == set(outputs[1])
 

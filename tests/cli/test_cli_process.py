@@ -141,6 +141,18 @@ def test_import_and_help_load_nothing_heavy(statement: str) -> None:
     assert not heavy & modules
 
 
+def test_a_score_loads_no_compiler(pictures: Path, tiny_compact: Path) -> None:
+    """An operation that torch implements in Python brings SymPy, most of a second."""
+    picture = pictures / "a.png"
+    modules = loaded_by(
+        "import ma_agiqa.cli\nwith contextlib.suppress(SystemExit):"
+        f" ma_agiqa.cli.app(['score', {str(picture)!r}, '--model', {str(tiny_compact)!r}])"
+    )
+    assert {"sympy", "torch._dynamo", "torch._inductor", "scipy", "transformers"}.isdisjoint(
+        modules
+    )
+
+
 def test_help_takes_less_than_a_second() -> None:
     """Processor time, since the target is about work done, not about a busy machine."""
     before = os.times()

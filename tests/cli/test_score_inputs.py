@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from ma_agiqa.data import samples
 from ma_agiqa.types import ROW_KEYS, TABLE_KEYS
 from support.command_line import rows_of, run, score
 
@@ -256,12 +257,13 @@ def test_a_damaged_table_is_an_error_that_names_it(
 
 
 def test_a_damaged_table_loses_no_row_before_the_damage(
-    pictures: Path, tiny_compact: Path, tmp_path: Path
+    pictures: Path, tiny_compact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(samples, "CHUNK", 10)
     table = tmp_path / "list.csv"
-    good = f"image\n{pictures}/a.png\n{pictures}/b.jpg\n".encode()
+    good = f"image,note\n{pictures}/a.png,\n{pictures}/b.jpg,\n".encode()
     # Beyond one read of the decoder, so that the first rows are out before it is met.
-    table.write_bytes(good + f"{pictures}/a.png\n".encode() * 2000 + b"\xff\n")
+    table.write_bytes(good + f"{pictures}/a.png,{'-' * 4000}\n".encode() * 60 + b"\xff\n")
     out = tmp_path / "scores.jsonl"
     result = score(table, "--column", "image", "--output", out, model=tiny_compact)
     assert result.exit_code == 2

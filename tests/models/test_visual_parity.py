@@ -2,7 +2,7 @@
 
 Recorded runs: `tame`, well conditioned, in float32 and float64, and `plain`, chaotic in
 float32 and therefore compared in float64 only. Each is run once here, in train mode with
-every dropout at 0, which gives the stages, the loss and the gradients.
+every dropout at 0, which gives the stages and the loss; `tame` gives the gradients too.
 Tolerances are the fixtures' own (`tolerance` in their JSON): ten times the noise that was
 measured on the official code between precisions or under a rounding-sized change of input.
 """
@@ -35,13 +35,13 @@ class Case(NamedTuple):
     fixture: str
     dtype: torch.dtype
     forward: float  # of an array's standard deviation
-    gradient_norm: float  # relative
+    gradient_norm: float | None  # relative; None where gradients are not computed
 
 
 CASES = {
     "tame-float32": Case("ma_agiqa_head_tame", torch.float32, 1e-4, 2e-3),
     "tame-float64": Case("ma_agiqa_head_tame", torch.float64, 1e-9, 1e-8),
-    "plain-float64": Case("ma_agiqa_head", torch.float64, 1e-6, 1e-5),
+    "plain-float64": Case("ma_agiqa_head", torch.float64, 1e-6, None),
 }
 
 NO_DROPOUT = {"dropout": 0.0, "visual": {"dropout": 0.0, "drop_path": 0.0}}
@@ -93,13 +93,15 @@ def run(request: pytest.FixtureRequest, fixtures: Path) -> Run:
         target = torch.from_numpy(file["train/target"]).to(case.dtype)
         recorded["train/grad_names"] = file["train/grad_names"]
     model = load_model(fixtures, case.fixture, network=NO_DROPOUT).to(case.dtype).train()
-    with official_network.stages_of(model) as stages:
+    with_gradients = torch.set_grad_enabled(case.gradient_norm is not None)
+    with with_gradients, official_network.stages_of(model) as stages:
         score = model(
             official_network.images(2, 224).to(case.dtype),
             official_network.semantics().to(case.dtype),
         ).score
     loss = torch.nn.functional.mse_loss(score, target)
-    loss.backward()
+    if case.gradient_norm is not None:
+        loss.backward()
     stages = {name: value.detach() for name, value in stages.items()}
     return Run(case, recorded, stages, score.detach(), loss.detach(), model)
 
@@ -145,7 +147,9 @@ def test_loss_equals_the_official_one(run: Run) -> None:
     assert run.loss.item() == pytest.approx(float(run.recorded["train/loss"]), rel=rtol)
 
 
+@pytest.mark.parametrize("run", ["tame-float32", "tame-float64"], indirect=True)
 def test_gradients_equal_the_official_ones(run: Run) -> None:
+    assert run.case.gradient_norm is not None
     own = {official_name(name): value.grad for name, value in run.model.named_parameters()}
     norms, samples = run.recorded["train/grad_norms"], run.recorded["train/grad_sample"]
     names = run.recorded["train/grad_names"].tolist()
@@ -159,6 +163,7 @@ def test_gradients_equal_the_official_ones(run: Run) -> None:
         np.testing.assert_allclose(values, theirs, rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize("run", ["tame-float32", "tame-float64"], indirect=True)
 def test_every_parameter_of_the_full_network_gets_a_gradient(run: Run) -> None:
     gradients = {name: p.grad for name, p in run.model.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
@@ -223,16 +228,6 @@ def test_score_does_not_depend_on_the_batch(scored: Scored) -> None:
     # float32 rounding in matmuls of another shape, relative to scores of a few units
     scale = together.abs().max().item()
     assert alone.item() == pytest.approx(together[1].item(), abs=1e-5 * scale)
-
-
-def test_bfloat16_autocast_agrees(scored: Scored) -> None:
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        half = scored.model(*(one[:1] for one in scored.inputs)).score  # slow on most CPUs
-    exact = scored.prediction.score
-    assert half.dtype == torch.float32
-    # bfloat16 keeps 8 bits, 0.4 % a step; errors of many rounded sums partly cancel
-    spread = (exact[0] - exact[1]).abs().item()
-    assert half.item() == pytest.approx(exact[0].item(), abs=0.02 * spread)
 
 
 def test_weight_rule_gives_the_recorded_bits(fixtures: Path) -> None:

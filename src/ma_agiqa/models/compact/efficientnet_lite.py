@@ -94,12 +94,13 @@ def _convolve_in_one(layer: nn.Conv2d, x: Tensor, *, relu6: bool, plus: Tensor |
 @functools.cache
 def _onednn_agrees() -> bool:
     """Whether this build of torch has the operations and they compute what is meant."""
-    layer = nn.utils.skip_init(nn.Conv2d, 8, 8, 1)  # draws no random numbers
+    layer = nn.Conv2d(8, 8, 1, device="meta")  # draws no random numbers
     values = torch.linspace(-2.0, 4.0, 8 * 8)
+    layer.weight, layer.bias = (
+        nn.Parameter(one) for one in (values.reshape(8, 8, 1, 1), values[:8].clone())
+    )
     x, shortcut = values.reshape(1, 8, 2, 4), values.flip(0).reshape(1, 8, 2, 4)
     with torch.no_grad():
-        layer.weight.copy_(values.reshape(8, 8, 1, 1))
-        layer.bias.copy_(values[:8])
         try:
             found = (
                 _convolve_in_one(layer, x, relu6=True, plus=None),
