@@ -1,7 +1,7 @@
 """A GRPO run with our reward, in small: a policy learns to finish pictures that score well.
 
     ma-agiqa serve --port 18086
-    python examples/grpo.py --server http://127.0.0.1:18086 [--out run.json]
+    python examples/grpo.py --server http://127.0.0.1:18086 [--out FOLDER]
 
 The loop is that of any trainer with group-relative policy optimization (DeepSeekMath, arXiv
 2402.03300): of each picture a group is drawn, the reward of each is compared with its group's mean,
@@ -19,6 +19,7 @@ import dataclasses
 import io
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,8 +89,11 @@ def server(address: str) -> Reward:
             data=json.dumps({"image": texts, "prompt": [""] * len(texts)}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            rewards: list[float] = json.load(reply)["rewards"]
+        try:
+            with urllib.request.urlopen(request, timeout=120) as reply:
+                rewards: list[float] = json.load(reply)["rewards"]
+        except urllib.error.URLError as error:
+            sys.exit(f"{address} gives no rewards: {error.reason}; start `ma-agiqa serve` there")
         return rewards
 
     return reward

@@ -69,3 +69,10 @@ def test_rewards_of_the_service_are_scores(
         child.communicate(timeout=30)
     scorer = ma_agiqa.load(tiny_compact, device="cpu")
     assert rewards == [scorer(picture).score for picture in pictures]
+
+
+def test_without_a_service_it_ends_in_one_line(
+    grpo: ModuleType, pictures: list[Image.Image]
+) -> None:
+    with pytest.raises(SystemExit, match="gives no rewards: .*start `ma-agiqa serve` there"):
+        grpo.server("http://127.0.0.1:9")(pictures)

@@ -96,7 +96,7 @@ def _convolve_in_one(layer: nn.Conv2d, x: Tensor, *, relu6: bool, plus: Tensor |
 def _onednn_agrees() -> bool:
     """Whether this build of torch has the operations and they compute what is meant."""
     layer = nn.Conv2d(8, 8, 1, device="meta")  # draws no random numbers
-    values = torch.linspace(-2.0, 4.0, 8 * 8)
+    values = torch.linspace(-2.0, 4.0, 8 * 8, dtype=torch.float32, device="cpu")
     layer.weight, layer.bias = (
         nn.Parameter(one) for one in (values.reshape(8, 8, 1, 1), values[:8].clone())
     )
