@@ -74,5 +74,5 @@ def test_rewards_of_the_service_are_scores(
 def test_without_a_service_it_ends_in_one_line(
     grpo: ModuleType, pictures: list[Image.Image]
 ) -> None:
-    with pytest.raises(SystemExit, match="gives no rewards: .*start `ma-agiqa serve` there"):
+    with pytest.raises(SystemExit, match=r"gives no rewards: .*start `ma-agiqa serve`"):
         grpo.server("http://127.0.0.1:9")(pictures)
