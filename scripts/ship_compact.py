@@ -19,9 +19,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ma_agiqa.config import ScoreInterval
+from ma_agiqa.data import datasets, splits
+from ma_agiqa.errors import UsageError
+from ma_agiqa.evaluation.conformal import score_interval
+from ma_agiqa.evaluation.report import on_scale_of, predict
+from ma_agiqa.files import write_atomically
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.registry import MODELS
-from ma_agiqa.training.run_dir import measure_interval
+from ma_agiqa.scorer import load
 
 FIGURES = ("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse_fitted")
 
@@ -53,6 +59,30 @@ def main() -> None:
     checkpoint.save(directory, model.half(), config, card=card)
     measure_interval(directory, options.root)
     print(directory)
+
+
+def measure_interval(directory: Path, root: Path) -> ScoreInterval | None:
+    """Measure the interval of a model whose weights were rounded; write it into `config.json`.
+
+    Args:
+        root: folder of the model's own data set, which is a registered one.
+
+    Raises:
+        UsageError: the data set is not registered, or the model does not say which it is.
+        DataError: images are missing or cannot be scored.
+    """
+    scorer = load(directory)
+    config, trained = scorer.config, scorer.config.trained_on
+    if trained is None:
+        raise UsageError("does not say what it was trained on", path=directory)
+    samples = datasets.load(trained.dataset, root)
+    val = samples.subset(splits.resolve(trained.split, samples, root).val)
+    mos = on_scale_of(config, val, trained.target)
+    assert mos is not None, "it is the model's own data set"
+    interval = score_interval(mos, predict(scorer, val))
+    text = checkpoint.config_text(dataclasses.replace(config, interval=interval))
+    write_atomically(directory / checkpoint.CONFIG, text)
+    return interval
 
 
 def sections(

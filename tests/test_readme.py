@@ -15,8 +15,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from conftest import REPOSITORY
+from ma_agiqa.cli import app
 from support.agiqa_part import copy_part
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -46,17 +48,26 @@ OTHERS = [line for line in commands() if line not in KNOWN and " serve" not in l
 
 
 def run(line: str, folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    """Run a README command in `folder` with this interpreter in place of `.venv/bin`."""
-    own = f"{shlex.quote(sys.executable)} -m ma_agiqa"
-    line = line.replace(".venv/bin/ma-agiqa", own) + " " + shlex.join(extra)
-    search = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-    )
+    """Run a README command in `folder`: here, or a pipeline in a shell by this interpreter."""
+    if "|" in line:
+        own = f"{shlex.quote(sys.executable)} -m ma_agiqa"
+        search = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line.replace(".venv/bin/ma-agiqa", own)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": search},
+            capture_output=True,
+            text=True,
+        )
+    program, *words = shlex.split(line)
+    assert program == ".venv/bin/ma-agiqa"
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = CliRunner().invoke(app, [*words, *extra])
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(line, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.benchmark_scripts import load_script
+from support.scripts import load_script
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from support.benchmark_scripts import load_script
+from support.scripts import load_script
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.benchmark_scripts import load_script
+from support.scripts import load_script
 
 
 def test_two_ways_in_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,20 +12,13 @@ import torch
 from PIL import Image
 
 import ma_agiqa
-from conftest import REPOSITORY
+from support.scripts import load_script
 from support.service import start
-
-SCRIPT = REPOSITORY / "examples/grpo.py"
 
 
 @pytest.fixture(scope="module")
 def grpo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("grpo", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("grpo", "examples")
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from ma_agiqa.training.data import Source
 from ma_agiqa.training.network import find_start
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
-from ma_agiqa.training.run_dir import measure_interval
 from ma_agiqa.types import Scale
 from support import scored_pictures, tiny_paper
 from support.agiqa_part import copy_part
 from support.command_line import save_model
+from support.scripts import load_script
 
 # Too small a step to change a weight, and no average: what comes out is what went in.
 STANDSTILL = Recipe(epochs=1, batch_size=8, crop=32, learning_rate=1e-30, weight_decay=0, ema=0)
@@ -270,6 +270,7 @@ def test_the_interval_of_a_trained_model_is_measured_again(
     )
     checkpoint.save(directory, checkpoint.load(model)[0], config, card="for a test")
     weights = (directory / checkpoint.WEIGHTS).read_bytes()
+    measure_interval = load_script("ship_compact", "scripts").measure_interval
     interval = measure_interval(directory, root)
     assert interval is not None
     assert interval.images == 6

@@ -37,17 +37,13 @@ import torch
 from numpy.typing import NDArray
 
 from ma_agiqa.config import ModelConfig, ScoreInterval
-from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.evaluation.conformal import score_interval
-from ma_agiqa.evaluation.report import on_scale_of, predict
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import Lock, atomic_path, lock_folder, write_atomically
 from ma_agiqa.lmm.encoder import fingerprint_of, to_record
 from ma_agiqa.models import checkpoint
-from ma_agiqa.models.registry import CONFIG
-from ma_agiqa.scorer import load
 from ma_agiqa.training.data import DataSet, LinearMap, fitted, seen_in_training
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.network import Start
@@ -299,32 +295,6 @@ def interval_of(
         return None
     mos = first.to_model(first.scores("val"))
     return score_interval(mos, predicted[: len(mos)])
-
-
-def measure_interval(directory: Path, root: Path) -> ScoreInterval | None:
-    """Measure the interval of a trained model anew and write it into its `config.json`.
-
-    For a model directory of an earlier version, or whose weights were rounded since the training.
-
-    Args:
-        root: folder of the model's own data set, which is a registered one.
-
-    Raises:
-        UsageError: the data set is not registered, or the model does not say which it is.
-        DataError: images are missing or cannot be scored.
-    """
-    scorer = load(directory)
-    config, trained = scorer.config, scorer.config.trained_on
-    if trained is None:
-        raise UsageError("does not say what it was trained on", path=directory)
-    samples = datasets.load(trained.dataset, root)
-    val = samples.subset(splits.resolve(trained.split, samples, root).val)
-    mos = on_scale_of(config, val, trained.target)
-    assert mos is not None, "it is the model's own data set"
-    interval = score_interval(mos, predict(scorer, val))
-    text = checkpoint.config_text(dataclasses.replace(config, interval=interval))
-    write_atomically(directory / CONFIG, text)
-    return interval
 
 
 def _written(way: LinearMap) -> dict[str, float]:
