@@ -43,9 +43,8 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -
 
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
-    first = holder(tmp_path)
-    first.kill()
-    first.wait()
+    with holder(tmp_path) as first:
+        first.kill()
     assert (tmp_path / ".lock").exists()
     with lock_folder(tmp_path):
         pass

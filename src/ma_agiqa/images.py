@@ -550,8 +550,13 @@ def enlarged(rgb: RGB) -> bool:
 def _details(luma: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
     """Return the mean energy of a Haar wavelet's three bands, and the means of 2 x 2 pixels."""
     height, width = (side // 2 * 2 for side in luma.shape)
-    a, b = luma[:height:2, :width:2], luma[:height:2, 1:width:2]
-    c, d = luma[1:height:2, :width:2], luma[1:height:2, 1:width:2]
-    bands = (a - b - c + d), (a + b - c - d), (a - b + c - d)
+    above, below = luma[:height:2, :width], luma[1:height:2, :width]
+    rows, edges = above + below, above - below
+    sums = rows[:, ::2] + rows[:, 1::2]
+    bands = (
+        rows[:, ::2] - rows[:, 1::2],
+        edges[:, ::2] + edges[:, 1::2],
+        edges[:, ::2] - edges[:, 1::2],
+    )
     energy = sum(float(np.square(band).mean()) for band in bands) / 4
-    return energy, ((a + b + c + d) / 4).astype(np.float32)
+    return energy, (sums / 4).astype(np.float32)

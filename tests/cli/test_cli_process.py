@@ -20,17 +20,17 @@ from support.command_line import MAIN, rows_of, run
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(pictures: Path, tiny_compact: Path) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*MAIN, "score", *[pictures] * 50, "--model", tiny_compact, "--device", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    complaint = process.stderr.read()
-    assert process.wait(timeout=60) == 141
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        complaint = process.stderr.read()
+        assert process.wait(timeout=60) == 141
     assert b"Traceback" not in complaint
     assert b"Exception ignored" not in complaint
 
