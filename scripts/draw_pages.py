@@ -3,7 +3,7 @@
     python scripts/draw_pages.py --out docs/images
 
 Scores the sample pictures, opens the pages in Debian's Chromium without a window, and saves what it
-shows as gallery.png, explain.png and page.png. Needs chromium, chromedriver and the extra `dev`.
+shows as gallery.png, explain.jpg and page.png. Needs chromium, chromedriver and the extra `dev`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     picture = SAMPLES / "lake_1-noise.jpg"
     subprocess.run([*PROGRAM, "explain", picture, "--out", out, "-q"], cwd=REPOSITORY, check=True)
     drawn = out / "lake_1-noise.png"
-    save(Image.open(drawn), out / "explain.png")
+    Image.open(drawn).save(out / "explain.jpg", quality=90)  # few colours would spoil the map's
     drawn.unlink()
 
 

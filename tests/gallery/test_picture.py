@@ -21,6 +21,7 @@ from ma_agiqa.gallery.picture import (
     overlay,
     png,
     subline,
+    told,
 )
 from ma_agiqa.types import Score
 
@@ -28,8 +29,9 @@ RGB_IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint
 
 
 def scored(**changes: object) -> Score:
-    quality = np.full((8, 12), 3.0, np.float32)
-    quality[:4, :6] = 1.0
+    quality = np.tile(np.linspace(2.9, 3.1, 12, dtype=np.float32), (8, 1))
+    quality += np.linspace(-0.1, 0.1, 8, dtype=np.float32)[:, None]  # no place repeats another
+    quality[:4, :6] -= 2.0
     given = {
         "path": "a.png",
         "score": 2.5,
@@ -77,6 +79,22 @@ def test_the_overlay_is_dark_where_quality_is_low() -> None:
     laid = np.asarray(overlay(grey, score.quality_map, map_ends(score))).astype(int).sum(2)
     assert laid.shape == (64, 96)
     assert laid[4:20, 4:36].max() < laid[44:, 60:].min()
+
+
+def test_places_that_repeat_what_lies_further_in_are_not_drawn() -> None:
+    quality = np.random.default_rng(0).uniform(1, 4, (20, 28)).astype(np.float32)
+    assert (np.asarray(told(quality)) == 255).all()
+    bordered = np.pad(quality[3:-3, 3:-3], 3, mode="edge")
+    where = np.zeros((20, 28), np.uint8)
+    where[3:-3, 3:-3] = 255
+    np.testing.assert_array_equal(np.asarray(told(bordered)), where)
+    laid = np.asarray(overlay(Image.fromarray(RGB_IMAGE), bordered, (1, 4)))
+    plain = np.asarray(Image.fromarray(RGB_IMAGE).convert("L").convert("RGB"))
+    untouched = (laid == plain).all(2)
+    assert untouched[:9].all()
+    assert untouched[:, -10:].all()
+    assert not untouched[10:-10, 11:-11].all()
+    assert np.asarray(told(np.full((9, 4), 2.0, np.float32))).any()
 
 
 def test_the_ends_of_a_flat_map_are_a_fifth_of_the_scale_apart() -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ma_agiqa.files import atomic_path
 from ma_agiqa.gallery.metadata import KEYS
-from ma_agiqa.gallery.picture import colours, grey, map_ends
+from ma_agiqa.gallery.picture import colours, grey, map_ends, told
 from ma_agiqa.types import COVERAGE, INTERVAL, RGB, SHOWN, Row, Score
 
 CHUNK = 64  # pictures
@@ -47,8 +47,9 @@ def shown(score: Score, *, thumbnail: str | None) -> Shown:
     if score.map is not None:
         small = grey(score.map, ends)
         small.thumbnail((MAP, MAP), Image.Resampling.BOX)
-        palette = Image.fromarray(colours(np.asarray(small))).quantize(64)
-        drawn = _base64(palette, "PNG", optimize=True)
+        coloured = Image.fromarray(colours(np.asarray(small)))
+        coloured.putalpha(told(score.map).resize(small.size, Image.Resampling.NEAREST))
+        drawn = _base64(coloured.quantize(64), "PNG", optimize=True)
     contributions = score.contributions
     if contributions is not None:
         contributions = {name: round(value, 4) for name, value in contributions.items()}
