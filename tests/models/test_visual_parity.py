@@ -2,7 +2,8 @@
 
 Recorded runs: `tame`, well conditioned, in float32 and float64, and `plain`, chaotic in
 float32 and therefore compared in float64 only. Each is run once here, in train mode with
-every dropout at 0, which gives the stages and the loss; `tame` gives the gradients too.
+every dropout at 0, which gives the stages and the loss; `tame` in float64, where a difference
+shows five digits earlier, gives the gradients too.
 Tolerances are the fixtures' own (`tolerance` in their JSON): ten times the noise that was
 measured on the official code between precisions or under a rounding-sized change of input.
 """
@@ -39,7 +40,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "tame-float32": Case("ma_agiqa_head_tame", torch.float32, 1e-4, 2e-3),
+    "tame-float32": Case("ma_agiqa_head_tame", torch.float32, 1e-4, None),
     "tame-float64": Case("ma_agiqa_head_tame", torch.float64, 1e-9, 1e-8),
     "plain-float64": Case("ma_agiqa_head", torch.float64, 1e-6, None),
 }
@@ -147,7 +148,7 @@ def test_loss_equals_the_official_one(run: Run) -> None:
     assert run.loss.item() == pytest.approx(float(run.recorded["train/loss"]), rel=rtol)
 
 
-@pytest.mark.parametrize("run", ["tame-float32", "tame-float64"], indirect=True)
+@pytest.mark.parametrize("run", ["tame-float64"], indirect=True)
 def test_gradients_equal_the_official_ones(run: Run) -> None:
     assert run.case.gradient_norm is not None
     own = {official_name(name): value.grad for name, value in run.model.named_parameters()}
@@ -163,7 +164,7 @@ def test_gradients_equal_the_official_ones(run: Run) -> None:
         np.testing.assert_allclose(values, theirs, rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("run", ["tame-float32", "tame-float64"], indirect=True)
+@pytest.mark.parametrize("run", ["tame-float64"], indirect=True)
 def test_every_parameter_of_the_full_network_gets_a_gradient(run: Run) -> None:
     gradients = {name: p.grad for name, p in run.model.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
