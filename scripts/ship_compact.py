@@ -23,7 +23,7 @@ from ma_agiqa.config import ScoreInterval
 from ma_agiqa.data import datasets, splits
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation.conformal import score_interval
-from ma_agiqa.evaluation.report import on_scale_of, predict
+from ma_agiqa.evaluation.evaluate import on_scale_of, predict
 from ma_agiqa.files import write_atomically
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.registry import MODELS

@@ -35,7 +35,7 @@ from ma_agiqa.cli.results import is_results, read_results, write_table
 from ma_agiqa.data import sources
 from ma_agiqa.data.samples import TableColumns, load_table
 from ma_agiqa.errors import ImageError, MAAGIQAError
-from ma_agiqa.evaluation.report import read_scores
+from ma_agiqa.evaluation.evaluate import read_scores
 from ma_agiqa.export.folder import write_folder
 from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
 from ma_agiqa.gallery import arrange

@@ -21,11 +21,11 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics
+from ma_agiqa.evaluation.evaluate import on_scale_of
 from ma_agiqa.evaluation.report import (
     EvaluationReport,
     draw,
     evaluate_predictions,
-    on_scale_of,
     render,
     scatter,
 )

@@ -18,7 +18,7 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.errors import DataError, MAAGIQAError, MissingExtraError, ModelError, UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.report import evaluate_scores, read_scores, write_scores
+from ma_agiqa.evaluation.evaluate import evaluate_scores, read_scores, write_scores
 from support import bench_desk
 from support.command_line import run
 

@@ -17,7 +17,7 @@ from ma_agiqa.cli import app
 from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import read_table
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.evaluation.report import predict
+from ma_agiqa.evaluation.evaluate import predict
 from ma_agiqa.models import checkpoint
 from ma_agiqa.scorer import load
 from ma_agiqa.training.data import ScaleMaps, Source, between, fitted, standardised

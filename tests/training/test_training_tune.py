@@ -16,7 +16,7 @@ from ma_agiqa.config import ModelConfig, Preprocess, TrainedOn
 from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import DataError, FeatureError, ModelError, UsageError
-from ma_agiqa.evaluation.report import predict
+from ma_agiqa.evaluation.evaluate import predict
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, Header
 from ma_agiqa.lmm.encoder import Question, to_record

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, UsageError
-from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions, scores_of
+from ma_agiqa.evaluation.evaluate import scores_of
+from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
 from ma_agiqa.files import write_atomically
 from ma_agiqa.training.run import Observer
 

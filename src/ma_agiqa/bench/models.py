@@ -42,9 +42,9 @@ from ma_agiqa.bench.job import (
 )
 from ma_agiqa.data.samples import Samples, require_images
 from ma_agiqa.errors import UsageError
-from ma_agiqa.evaluation import report as protocol
+from ma_agiqa.evaluation import evaluate as protocol
+from ma_agiqa.evaluation.evaluate import read_scores, scores_of, with_direction
 from ma_agiqa.evaluation.probe import features_of, fit_probe
-from ma_agiqa.evaluation.report import read_scores, scores_of, with_direction
 from ma_agiqa.features.source import hash_files
 from ma_agiqa.features.store import FeatureStore, read_header
 from ma_agiqa.models import checkpoint

@@ -109,7 +109,7 @@ def evaluate(
         check_plot(plot)
     if scores is not None:
         from ma_agiqa.data import datasets, splits
-        from ma_agiqa.evaluation.report import evaluate_scores
+        from ma_agiqa.evaluation.evaluate import evaluate_scores
 
         _refuse_options_of_a_model(context)
         name, part = splits.parse(split, default_part="test")
@@ -125,7 +125,7 @@ def evaluate(
             command=options.own_command(),
         )
     else:
-        from ma_agiqa.evaluation.report import evaluate as run
+        from ma_agiqa.evaluation.evaluate import evaluate as run
         from ma_agiqa.scorer import load
 
         scorer = load(
@@ -256,7 +256,7 @@ def peer(
     from ma_agiqa.bench.pyiqa_metrics import PyiqaMetric, filled
     from ma_agiqa.data import datasets
     from ma_agiqa.data.samples import TableColumns
-    from ma_agiqa.evaluation.report import write_scores
+    from ma_agiqa.evaluation.evaluate import write_scores
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: scores are written as CSV", remedy="end the name in .csv")

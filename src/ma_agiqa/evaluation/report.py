@@ -1,21 +1,12 @@
-"""One evaluation from predictions to its record, and the record as table, plot and file.
+"""The record of one evaluation, made from predictions, and the record as table, plot and file.
 
-    evaluate               a model on one part of one split
-    evaluate_scores        scores that another program gave, a table of `name` and `score`
-    evaluate_predictions   any predictions: what both come down to
+    evaluate_predictions   any predictions for one part of one split
     EvaluationReport       which model on which images, how good, how sure, made how
     render, scatter        the report on a terminal, and as a plot
 
-Nothing is dropped, shuffled or skipped: there is one prediction per image of the part, and an
-image that cannot be scored stops the evaluation with its name, because a figure on the rest would
-be a figure on another data set. Training images of the model among those judged are counted and
-named. Caveats of the split and warnings of the metrics are part of the record, so that whatever
-shows a number can show them too.
-
-In a table of scores, a row belongs to the image of that name; the order does not matter and
-further rows are ignored. Nothing is reversed automatically: where lower is better the caller says
-so, the scores are negated, and the report says that they were. Where the caller does not, and the
-relation is falling, the report says that too.
+There is one prediction per image of the part: nothing is dropped, shuffled or skipped. Caveats of
+the split and warnings of the metrics are part of the record, so that whatever shows a number can
+show them too.
 
 The plot shows what a correlation hides: one dot per image, coloured by the first tabulated group
 (the generator of AGIQA-3K), and the logistic curve of the fitted metrics. It is not drawn through
@@ -32,12 +23,11 @@ import io
 import json
 import math
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,31 +35,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ma_agiqa.config import ModelConfig, ScoreInterval
-from ma_agiqa.data import datasets, splits
-from ma_agiqa.data.samples import (
-    Samples,
-    TableColumns,
-    number_column,
-    read_table,
-    require_images,
-    text_column,
-)
-from ma_agiqa.data.splits import PROMPT, Rows, Split
+from ma_agiqa.config import ScoreInterval
+from ma_agiqa.data.samples import Samples
+from ma_agiqa.data.splits import PROMPT, Split
 from ma_agiqa.errors import DataError, MissingExtraError, UsageError
 from ma_agiqa.evaluation import metrics
 from ma_agiqa.evaluation.bootstrap import RESAMPLES, Interval, bootstrap_all
-from ma_agiqa.evaluation.conformal import covered
 from ma_agiqa.files import atomic_path, write_atomically
 from ma_agiqa.provenance import Environment, environment
 from ma_agiqa.text import join_some
 
-if TYPE_CHECKING:
-    from ma_agiqa.scorer import Scorer
-
 PER_IMAGE = ("names", "mos", "pred", "labels")
-NAME, SCORE = "name", "score"
-FALLING = "the relation is falling; if lower is better in these scores, say so"
 
 LABELS = {
     "srcc": "SRCC",
@@ -291,209 +267,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-# Judging a model
-
-
-def evaluate(
-    scorer: Scorer,
-    *,
-    data: str,
-    root: Path,
-    split: str,
-    target: str | None = None,
-    columns: TableColumns | None = None,
-    resamples: int = RESAMPLES,
-    command: str = "",
-) -> EvaluationReport:
-    """Score the images of `split` (`NAME:PART`) and compare with people.
-
-    Args:
-        target: which human score; None takes the one the model was trained on where the
-            data set has it, else the data set's own.
-        columns: of a table given as `data`.
-        resamples: bootstrap resamples of each interval.
-        command: what was run; stands in the report.
-
-    Raises:
-        UsageError: unknown data set, split, part or target.
-        DataError: images are missing or cannot be scored.
-    """
-    name, part = splits.parse(split, default_part="test")
-    samples = datasets.load(data, root, columns)
-    chosen = splits.resolve(name, samples, root)
-    rows = chosen.part(part)
-    judged = samples.subset(rows)
-    require_images(judged)
-    pred, target = predict(scorer, judged), target or _target(scorer, samples)
-    interval, mos = scorer.config.interval, on_scale_of(scorer.config, judged, target)
-    report = evaluate_predictions(
-        samples,
-        chosen,
-        part,
-        pred,
-        target=target,
-        model=scorer.name,
-        resamples=resamples,
-        command=command,
-        interval=interval,
-        held=None if interval is None or mos is None else covered(mos, pred, interval),
-    )
-    seen = seen_in_training(scorer.config, samples, rows, root)
-    return dataclasses.replace(report, caveats=(*report.caveats, *seen))
-
-
-def _target(scorer: Scorer, samples: Samples) -> str:
-    trained = scorer.config.trained_on
-    if trained is not None and trained.target in samples.targets:
-        return trained.target
-    return next(iter(samples.targets))
-
-
-def on_scale_of(config: ModelConfig, samples: Samples, target: str) -> NDArray[np.float64] | None:
-    """Return human scores on the scale of a model that learned from such, (n,); None of others."""
-    mos: NDArray[np.float64] = samples.target(target)
-    what = samples.dataset, target
-    trained, record = config.trained_on, config.training
-    if trained is not None and what == (trained.dataset, trained.target):
-        if "started_from" not in record:
-            return mos
-        way = record["started_from"]["scores"]
-        return float(way["slope"]) * mos + float(way["offset"])
-    for one in record.get("data_sets", ())[1:]:
-        if what == (one["name"], one["target"]) and (way := one["from_score"]) is not None:
-            return (mos - float(way["offset"])) / float(way["slope"])
-    return None
-
-
-def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
-    """Return the score of each image, (n,).
-
-    Raises:
-        DataError: an image cannot be scored; all such are counted and the first few named.
-    """
-    words = dict(zip(samples.path, samples.groups.get(PROMPT, ()), strict=False))
-    scores = list(scorer.score(samples.path, prompt=words.get))
-    failed = [f"{score.path}: {score.error}" for score in scores if score.error is not None]
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(samples)} images could not be scored: {join_some(failed)}",
-            remedy="repair them; a figure on the rest would not be comparable",
-        )
-    return np.array([float(score) for score in scores])
-
-
-def seen_in_training(
-    config: ModelConfig, samples: Samples, rows: Rows, root: Path
-) -> tuple[str, ...]:
-    """Say how many of the judged images the model was trained or selected on."""
-    trained = config.trained_on
-    if trained is None or trained.dataset != samples.dataset:
-        return ()
-    try:
-        own = splits.resolve(trained.split, samples, root)
-    except (UsageError, DataError):
-        return (f"the model's own split {trained.split!r} cannot be checked for overlap here",)
-    seen = len(np.intersect1d(rows, np.concatenate([own.train, own.val])))
-    if not seen:
-        return ()
-    return (
-        f"{seen} of these {len(rows)} images were in the model's own training or validation "
-        f"part (split {trained.split!r}): not a measure of its quality",
-    )
-
-
-# Judging scores of another program
-
-
-def read_scores(path: str | Path) -> dict[str, float]:
-    """Return name -> score.
-
-    Raises:
-        DataError: no such file or column, a score that is no finite number, a name twice.
-    """
-    table = read_table(path)
-    names = text_column(table, NAME, source=path, allow_empty=False)
-    scores = number_column(table, SCORE, names=names, source=path)
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(f"names that occur more than once: {join_some(repeated)}", path=path)
-    return dict(zip(names, scores.tolist(), strict=True))
-
-
-def write_scores(path: str | Path, scores: Mapping[str, float]) -> None:
-    """Write a CSV that `read_scores` reads, every digit of it.
-
-    Raises:
-        OutputError: the disk is full or the place cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([NAME, SCORE])
-    writer.writerows((name, repr(score)) for name, score in scores.items())
-    write_atomically(path, text.getvalue())
-
-
-def scores_of(
-    scores: Mapping[str, float], samples: Samples, *, source: str | Path
-) -> NDArray[np.float64]:
-    """Return the score of each image, (n,).
-
-    Raises:
-        DataError: images without a score; they are counted and the first few named.
-    """
-    absent = [name for name in samples.name if name not in scores]
-    if absent:
-        raise DataError(
-            f"has no score for {len(absent)} of {len(samples)} images of {samples.dataset}: "
-            f"{join_some(absent)}",
-            path=source,
-            remedy="names must be those of the data set; leave no image out",
-        )
-    return np.array([scores[name] for name in samples.name], dtype=np.float64)
-
-
-def evaluate_scores(
-    path: str | Path,
-    samples: Samples,
-    split: Split,
-    part: str = "test",
-    *,
-    lower_is_better: bool = False,
-    target: str | None = None,
-    model: str | None = None,
-    resamples: int = RESAMPLES,
-    command: str = "",
-) -> EvaluationReport:
-    """Judge the scores in a file on one part of a split.
-
-    Raises:
-        DataError: the file is damaged, or images have no score in it.
-        UsageError: unknown part or target.
-    """
-    judged = samples.subset(split.part(part))
-    scores = scores_of(read_scores(path), judged, source=path)
-    report = evaluate_predictions(
-        samples,
-        split,
-        part,
-        -scores if lower_is_better else scores,
-        target=target,
-        model=model or Path(path).stem,
-        resamples=resamples,
-        command=command,
-    )
-    return with_direction(report, negated=lower_is_better)
-
-
-def with_direction(report: EvaluationReport, *, negated: bool) -> EvaluationReport:
-    """Return the report with a note about the direction of the scores where it needs one."""
-    notes = ["lower is better in these scores: they were negated"] if negated else []
-    high = report.metrics["srcc"].high
-    if math.isfinite(high) and high < 0:
-        notes.append(FALLING if not negated else "negated, and yet the relation is falling")
-    return dataclasses.replace(report, caveats=(*report.caveats, *notes))
 
 
 # The report on a terminal
