@@ -39,9 +39,9 @@ from ma_agiqa.evaluation.evaluate import read_scores
 from ma_agiqa.export.folder import write_folder
 from ma_agiqa.features.store import FeatureStore, Header, read_header, write_shard
 from ma_agiqa.gallery import arrange
-from ma_agiqa.gallery.metadata import generation_of
 from ma_agiqa.images import read_image
 from ma_agiqa.lmm.encoder import Question
+from ma_agiqa.metadata import generation_of
 from ma_agiqa.models import checkpoint, registry
 from ma_agiqa.models.paper.convert import read_checkpoint
 from ma_agiqa.scorer import load

@@ -17,7 +17,8 @@ SOURCE = Path(ma_agiqa.__file__).resolve().parent
 LAYERS = [
     {"errors", "text", "types", "version"},
     {"allocator", "config", "files", "hub", "images", "provenance"},
-    {"devices", "isolation"},
+    {"devices", "metadata"},
+    {"isolation"},
     {"data", "lmm"},
     {"models"},
     {"features"},

@@ -5,6 +5,7 @@ This file moves nothing to a device.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -60,7 +61,7 @@ def full_float32(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class SingleThreadPool:
-    """A pool of threads in each of which torch uses one thread; one `map` at a time.
+    """A pool of threads in each of which torch uses one thread.
 
     A network of many small operations gains little from several threads on each operation, and
     loses much where decoding takes one of them away: the others wait for it at the end of every
@@ -72,12 +73,15 @@ class SingleThreadPool:
     """
 
     def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(
-            count,
-            thread_name_prefix="ma-agiqa-single",
-            # A thread takes its number of threads when it first asks for it, for good.
-            initializer=torch.get_num_threads,
-        )
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="ma-agiqa-single")
+        all_there = threading.Barrier(count)
+
+        def start(_: int) -> None:
+            torch.get_num_threads()  # a thread takes its number when it first asks for it, for good
+            all_there.wait()
+
+        with one_thread():
+            list(self._pool.map(start, range(count)))
 
     def map(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
         """Return the results of `work` on all pieces, in order.
@@ -85,16 +89,19 @@ class SingleThreadPool:
         Raises:
             Exception: what `work` raised for the first piece that failed.
         """
-        with one_thread():
-            return list(self._pool.map(work, pieces))
+        return list(self._pool.map(work, pieces))
+
+
+_ONE_THREAD = threading.RLock()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Have torch use one thread in threads that start now, and in this one, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _ONE_THREAD:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

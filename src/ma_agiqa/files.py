@@ -233,7 +233,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _flush(path: Path) -> None:
     """Ask the system to put a file's content, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing, and a folder cannot be.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -541,9 +541,15 @@ def enlarged(rgb: RGB) -> bool:
     """
     if min(rgb.shape[:2]) < 16:
         return False
-    luma = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    fine, coarse_luma = _details(luma)
-    coarse, _ = _details(coarse_luma)
+    height, width = (side // 2 for side in rgb.shape[:2])
+    rows = 2 * max(1, STRIP_PIXELS // (2 * rgb.shape[1]))
+    halved, fine = np.empty((height, width), np.float32), 0.0
+    for top in range(0, 2 * height, rows):
+        strip = rgb[top : min(top + rows, 2 * height)].astype(np.float32)
+        luma = strip @ np.array([0.299, 0.587, 0.114], np.float32)
+        details, halved[top // 2 : (top + rows) // 2] = _details(luma)
+        fine += details * len(strip) / (2 * height)
+    coarse, _ = _details(halved)
     return coarse > 1.0 and fine < EMPTY_OCTAVE * coarse
 
 

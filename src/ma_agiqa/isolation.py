@@ -1,4 +1,4 @@
-"""Decoding in child processes: an image that makes its decoder crash or spin costs one row.
+"""Reading in child processes: an image that makes its decoder crash or spin costs one row.
 
     with IsolatedDecoder(4) as decode:
         rgb = decode(data, name="picture.png")
@@ -30,6 +30,7 @@ import numpy as np
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import DEFAULT_LIMITS, Limits, decode
+from ma_agiqa.metadata import KEYS, Generation, generation_of
 from ma_agiqa.types import RGB
 
 DEFAULT_SECONDS = 30.0
@@ -73,17 +74,20 @@ class IsolatedDecoder:
             ImageError: as of `images.decode`; or the child died of the image, or took too long.
         """
         request = {
-            "bytes": len(data),
             "limits": [limits.max_bytes, limits.max_pixels],
             "colour_profile": colour_profile,
         }
-        child = self._idle.get()
+        answer, pixels = self._ask(request, data, name=name)
+        return np.frombuffer(pixels, np.uint8).reshape(answer["size"])
+
+    def generation_of(self, data: bytes) -> Generation:
+        """Return what `metadata.generation_of` does; nothing where the child died of the image."""
         try:
-            if child is None or child.poll() is not None:
-                child = self._start()
-            return self._ask(child, request, data, name=name)
-        finally:
-            self._idle.put(child)
+            answer, _ = self._ask({"generation": True}, data, name="")
+        except ImageError:
+            return dict.fromkeys(KEYS)
+        generation: Generation = answer["generation"]
+        return generation
 
     def close(self) -> None:
         """End the children, once they are idle."""
@@ -101,18 +105,32 @@ class IsolatedDecoder:
     def _start(self) -> subprocess.Popen[bytes]:
         # No thread pools: each would ask for address space.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", "ma_agiqa.isolation", str(self.memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pipesize=2**20,
             stderr=subprocess.DEVNULL,  # libtiff writes there, without the name of the image
             env={**os.environ, **threads},
         )
+        for pipe in (child.stdin, child.stdout):
+            _widen(pipe)
+        return child
 
     def _ask(
+        self, request: dict[str, Any], data: bytes, *, name: str
+    ) -> tuple[dict[str, Any], bytes]:
+        """Return what a child that is free answers, and the pixels."""
+        child = self._idle.get()
+        try:
+            if child is None or child.poll() is not None:
+                child = self._start()
+            return self._answer(child, {"bytes": len(data), **request}, data, name=name)
+        finally:
+            self._idle.put(child)
+
+    def _answer(
         self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, *, name: str
-    ) -> RGB:
+    ) -> tuple[dict[str, Any], bytes]:
         assert child.stdin is not None
         assert child.stdout is not None
         late = threading.Event()
@@ -135,12 +153,21 @@ class IsolatedDecoder:
         finally:
             timer.cancel()
         if answer is not None and len(pixels) == math.prod(answer["size"]):
-            return np.frombuffer(pixels, np.uint8).reshape(answer["size"])
+            return answer, pixels
         _end(child)
         reason = (
             f"takes longer than {self.seconds:g} s to decode" if late.is_set() else _end_of(child)
         )
         raise ImageError(reason, path=name, remedy="make or fetch it again")
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Have a pipe hold a megabyte, where the system has so much left for this user."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        assert pipe is not None
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
 
 
 def _end_of(child: subprocess.Popen[bytes]) -> str:
@@ -167,6 +194,11 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
+        if "generation" in request:
+            said = {"size": [0], "generation": generation_of(data)}
+            answers.write(json.dumps(said).encode() + b"\n")
+            answers.flush()
+            continue
         try:
             rgb = decode(
                 data,

@@ -44,21 +44,22 @@ def explain(
 
     from ma_agiqa.files import atomic_path
     from ma_agiqa.gallery.arrange import free_name
-    from ma_agiqa.gallery.picture import explained, png
+    from ma_agiqa.gallery.picture import explained, is_explained, png
     from ma_agiqa.scorer import load
 
     scorer = load(model, revision=revision, device=device, workers=workers)
-    names: set[str] = set()
+    there = out.iterdir() if out.is_dir() else ()  # only an earlier drawing is replaced
+    names = {path.name.casefold() for path in there if not is_explained(path)}
     seen: dict[int, RGB] = {}
     done = failed = 0
     with (
-        stream.decoder(scorer, ignore_profiles, isolate) as decode,
+        stream.readers(scorer, ignore_profiles, isolate) as read,
         progress(partial(count, words), title="explaining", quiet=quiet) as shown,
     ):
         for item, score in stream.scored(
             items,
             scorer,
-            decode=decode,
+            decode=read.decode,
             explain=True,
             look=lambda item, rgb: seen.update({id(item): rgb}),
         ):
@@ -143,7 +144,7 @@ def _from_images(
     isolate: bool,
     quiet: bool,
 ) -> int:
-    items = map(Input.with_metadata, begun(Listing(words)))
+    items = begun(Listing(words))
 
     from ma_agiqa.gallery.page import shown, thumbnail
     from ma_agiqa.models import checkpoint, registry
@@ -162,14 +163,14 @@ def _from_images(
     failed = 0
     try:
         with (
-            stream.decoder(scorer, ignore_profiles, isolate) as decode,
+            stream.readers(scorer, ignore_profiles, isolate) as read,
             progress(partial(count, words), title="scoring", quiet=quiet) as bar,
         ):
             for item, row, _ in stream.rows(
-                items,
+                (item.with_metadata(read.generation) for item in items),
                 scorer,
                 journal,
-                decode=decode,
+                decode=read.decode,
                 explain=True,
                 look=lambda item, rgb: small.update({id(item): thumbnail(rgb)}),
                 more=more,
@@ -195,6 +196,7 @@ def _from_results(results: Path, out: Path, *, title: str, quiet: bool) -> int:
     with progress(lambda: len(found), title="reading", quiet=quiet) as bar:
         for row in found:
             small = None
+            failed += row["error"] is not None
             if row["error"] is None:
                 try:
                     small = thumbnail(read_image(row["path"]))

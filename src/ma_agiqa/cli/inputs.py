@@ -31,6 +31,7 @@ from ma_agiqa.errors import DataError, ImageError, MAAGIQAError, UsageError
 from ma_agiqa.types import ROW_KEYS, SHOWN, Row
 
 if TYPE_CHECKING:
+    from ma_agiqa.metadata import Generation
     from ma_agiqa.types import RGB
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".xlsx")
@@ -46,7 +47,7 @@ class Input:
         sha256: of the file's content, in hex; None until read.
         load: gives the bytes, where `path` is no file.
         columns: the row of the table it comes from, as text, if that was asked for.
-        metadata: also note, as columns, what the file says of how it was generated.
+        generation: reads from the bytes how they were generated, to be noted as columns.
     """
 
     path: str
@@ -54,7 +55,7 @@ class Input:
     sha256: str | None = None
     load: Callable[[], bytes] | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
-    metadata: bool = False
+    generation: Callable[[bytes], Generation] | None = None
 
     def row(self, scored: Row) -> Row:
         """Return the row of results: the score, what the gallery shows, what the table had.
@@ -86,20 +87,18 @@ class Input:
             raise ImageError(self.problem, path=self.path)
         data = sources.read_bytes(self.path) if self.load is None else self.load()
         self.sha256 = hashlib.sha256(data).hexdigest()
-        if self.metadata:
-            from ma_agiqa.gallery.metadata import generation_of
-
-            for key, value in generation_of(data).items():
+        if self.generation is not None:
+            for key, value in self.generation(data).items():
                 if self.columns.get(key) is None:
                     self.columns[key] = value
         return data
 
-    def with_metadata(self) -> Input:
+    def with_metadata(self, generation: Callable[[bytes], Generation]) -> Input:
         """Return the input; its rows will say how it was generated, where the file does."""
-        from ma_agiqa.gallery.metadata import KEYS
+        from ma_agiqa.metadata import KEYS
 
         self.columns = {**dict.fromkeys(KEYS), **self.columns}
-        self.metadata = True
+        self.generation = generation
         return self
 
 

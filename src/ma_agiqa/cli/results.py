@@ -15,13 +15,16 @@ from __future__ import annotations
 import csv
 import heapq
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from io import StringIO
 from itertools import chain, count, islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import typer
 
@@ -224,13 +227,12 @@ class CsvPrinter(Printer):
 
     def __init__(self) -> None:
         self._started = False
-        self._writer = csv.writer(_Stdout(), lineterminator="\n")
 
     def row(self, row: Row) -> None:
         if not self._started:
-            self._writer.writerow(_flat(row))
+            _put(_csv_line(_flat(row)))
             self._started = True
-        self._writer.writerow(_flat(row).values())
+        _put(_csv_line(_flat(row).values()))
 
 
 class TablePrinter(Printer):
@@ -253,7 +255,8 @@ class TablePrinter(Printer):
         from rich.text import Text
 
         first = self._rows[0]
-        table = Table(box=box.SIMPLE_HEAD, caption=CAPTION.format(**first), caption_justify="left")
+        caption = Text(for_terminal(CAPTION.format(**first)))
+        table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
         table.add_column("image", overflow="fold")
         table.add_column(f"score ({first['low']:g} to {first['high']:g})", justify="right")
         table.add_column("better than", no_wrap=True)
@@ -308,13 +311,6 @@ def _bar(percentile: float | None) -> str:
         return "unknown"
     filled = round(percentile / 100 * BAR_WIDTH)
     return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {percentile:3.0f} %"
-
-
-class _Stdout:
-    """The file that the csv module writes to."""
-
-    def write(self, text: str) -> None:
-        _put(text)
 
 
 def _takes_any_text() -> bool:
@@ -386,9 +382,11 @@ def read_results(path: Path) -> list[Row]:
     try:
         if path.suffix.lower() == ".jsonl":
             with path.open(encoding="utf-8") as file:  # a path may hold what splitlines() takes
-                return _of_today([json.loads(line) for line in file])  # for the end of a line
-        texts = [row for _, row in stream_rows(path, "path", whole=True)]
-        return _of_today([{**row, **{key: _number(row[key]) for key in _NUMBERS}} for row in texts])
+                rows = [json.loads(line) for line in file]  # for the end of a line
+        else:
+            texts = [row for _, row in stream_rows(path, "path", whole=True)]
+            rows = [{**row, **{key: _number(row[key]) for key in _NUMBERS}} for row in texts]
+        return _of_today(list(map(_checked, rows)))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as results: {first_line(error)}", path=path, remedy="score again"
@@ -396,6 +394,22 @@ def read_results(path: Path) -> list[Row]:
 
 
 _NUMBERS = ("score", "percentile", "low", "high")
+
+
+def _checked(row: Any) -> Row:
+    """Return a row of results.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(row, dict) or not row.keys() >= set(TABLE_KEYS):
+        raise ValueError(f"a row is none of results: {str(row)[:80]}")
+    numbers = [row[key] for key in _NUMBERS if row[key] is not None]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{row['path']}: the row holds no finite numbers")
+    if not isinstance(row["path"], str) or (row["score"] is None) != (row["error"] is not None):
+        raise ValueError(f"{row['path']}: the row has neither score nor error, or both")
+    return row
 
 
 def _of_today(rows: list[Row]) -> list[Row]:
@@ -444,9 +458,17 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 def _write_csv(path: Path, rows: Iterable[Row]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         keys, rows = _columns(rows)
-        writer = csv.DictWriter(file, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        file.write(_csv_line(keys))
+        file.writelines(_csv_line(row[key] for key in keys) for row in rows)
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    line, cells = StringIO(), list(values)
+    odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)  # ends a line for readers
+    csv.writer(
+        line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
+    ).writerow(cells)
+    return line.getvalue()
 
 
 def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
@@ -465,8 +487,12 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     )
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(rows, PARQUET_CHUNK)):
-            plain = [{**row, "path": printable(row["path"])} for row in chunk]
+            plain = [{key: _storable(value) for key, value in row.items()} for row in chunk]
             writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
+
+
+def _storable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _columns(rows: Iterable[Row]) -> tuple[tuple[str, ...], Iterator[Row]]:

@@ -28,7 +28,6 @@ from ma_agiqa.cli.results import (
     prepare_output,
     read_results,
 )
-from ma_agiqa.cli.stream import decoder
 from ma_agiqa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -149,15 +148,18 @@ def score(
     if made:
         if len(made) < len(words):
             raise UsageError(f"{made[0]} holds results: give it alone, or images alone")
+        if shard is not None or metadata or prompt is not None:
+            raise UsageError(
+                f"{made[0]} holds results, which are not scored again",
+                remedy="leave out --shard, --metadata and --prompt, or give the images",
+            )
         results = Results(printer, to=to, model="read", few=few, fail_under=fail_under)
         with results:
             for row in chain.from_iterable(map(read_results, made)):
                 results.add(row, sha256=None, reused=True)
-        raise typer.Exit(results.status())
+        raise typer.Exit(options.INTERRUPTED if results.interrupted else results.status())
     listing = Listing(words, column=column, root=root, keep_columns=keep_columns, names=names)
     items: Iterator[Input] = islice(begun(listing), first, None, step)
-    if metadata:
-        items = map(Input.with_metadata, items)
 
     from ma_agiqa.models import checkpoint, registry
     from ma_agiqa.scorer import load
@@ -187,11 +189,13 @@ def score(
         return None if inputs is None else len(range(first, inputs, step))
 
     with ExitStack() as stack:
-        decode = stack.enter_context(decoder(scorer, ignore_profiles, isolate))
+        read = stack.enter_context(stream.readers(scorer, ignore_profiles, isolate))
+        if metadata:
+            items = (item.with_metadata(read.generation) for item in items)
         stack.enter_context(results)
         shown = stack.enter_context(progress(total, title="scoring", quiet=quiet))
         for item, row, reused in stream.rows(
-            items, scorer, results.journal, decode=decode, prompt=prompt
+            items, scorer, results.journal, decode=read.decode, prompt=prompt
         ):
             results.add(row, sha256=item.sha256, reused=reused)
             if few is not None and row["error"] is not None:

@@ -91,9 +91,12 @@ def sort(
     if to is not None:
         steps = arrange.plan([row["path"] for row in _chosen(rows, best, worst, below)], to)
         if _agreed(steps, move=move, yes=yes):
-            done = sum(1 for _ in arrange.carry_out(steps, to, move=move))
+            done = list(arrange.carry_out(steps, to, move=move))
             if not quiet:
-                typer.echo(f"{done} {'moved' if move else 'copied'} to {to}", err=True)
+                typer.echo(f"{len(done)} {'moved' if move else 'copied'} to {to}", err=True)
+            if move:  # and are rated where they are now
+                now = {os.fspath(step.source): os.fspath(step.target) for step in done}
+                rows = [{**row, "path": now.get(row["path"], row["path"])} for row in rows]
     if schemes:
         failed += _rate(rows, schemes, yes=yes, quiet=quiet)
     raise typer.Exit(options.SOME_FAILED if failed else options.OK)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ma_agiqa.cli.inputs import Input
 from ma_agiqa.errors import ImageError
 
 if TYPE_CHECKING:
     from ma_agiqa.cli.journal import Journal
+    from ma_agiqa.metadata import Generation
     from ma_agiqa.scorer import Scorer
     from ma_agiqa.types import RGB, Row, Score
 
@@ -85,17 +86,25 @@ def rows(
                 yield item, item.row({**score.to_row(), **more(item, score)}), False
 
 
+class Readers(NamedTuple):
+    """What reads encoded images: their pixels, and how they were generated."""
+
+    decode: Callable[..., RGB]
+    generation: Callable[[bytes], Generation]
+
+
 @contextmanager
-def decoder(scorer: Scorer, ignore_profiles: bool, isolate: bool) -> Iterator[Callable[..., RGB]]:
-    """Give what decodes images as the options of a command want it."""
-    from ma_agiqa import images
+def readers(scorer: Scorer, ignore_profiles: bool, isolate: bool) -> Iterator[Readers]:
+    """Give what reads images as the options of a command want it."""
+    from ma_agiqa import images, metadata
     from ma_agiqa.isolation import IsolatedDecoder
 
     with ExitStack() as stack:
-        decode: Callable[..., RGB] = images.decode
+        read = Readers(images.decode, metadata.generation_of)
         if isolate:
-            decode = stack.enter_context(IsolatedDecoder(scorer.workers))
-        yield partial(decode, colour_profile=not ignore_profiles)
+            children = stack.enter_context(IsolatedDecoder(scorer.workers))
+            read = Readers(children, children.generation_of)
+        yield read._replace(decode=partial(read.decode, colour_profile=not ignore_profiles))
 
 
 def _kept(item: Input, journal: Journal | None) -> Row | None:

@@ -24,8 +24,8 @@ from xml.etree import ElementTree
 
 from ma_agiqa.errors import DataError, ImageError, OutputError, first_line
 from ma_agiqa.files import write_atomically
-from ma_agiqa.gallery.metadata import parse_xmp, xmp_packet
 from ma_agiqa.images import FORMATS, format_of, read_bytes
+from ma_agiqa.metadata import parse_xmp, xmp_packet
 from ma_agiqa.types import Row
 
 RECORD = "undo.jsonl"
@@ -55,11 +55,11 @@ class Step:
 def plan(paths: Iterable[str], folder: Path) -> list[Step]:
     """Return where files would go in a folder; equal names are kept apart by `-2`, `-3`.
 
-    A file that lies there already stays where it is.
+    A file that lies there already stays where it is; one that is named twice goes once.
     """
     taken = {name.casefold() for name in os.listdir(folder)} if folder.is_dir() else set()
     steps = []
-    for path in map(Path, paths):
+    for path in {os.path.abspath(path): Path(path) for path in paths}.values():
         if path.absolute().parent == folder.absolute():
             continue
         steps.append(Step(path, folder / free_name(path.name, taken)))
@@ -87,6 +87,7 @@ def carry_out(steps: Sequence[Step], folder: Path, *, move: bool) -> Iterator[St
     Raises:
         OutputError: a file cannot be written; what was done before stands in the record.
     """
+    done = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / RECORD).open("a", encoding="utf-8") as record:
@@ -103,38 +104,57 @@ def carry_out(steps: Sequence[Step], folder: Path, *, move: bool) -> Iterator[St
                     shutil.move(step.source, step.target)
                 else:
                     shutil.copy2(step.source, step.target)
+                done = True
                 yield step
     except OSError as error:
         raise OutputError(
             f"cannot be written: {error.strerror or error}",
             path=error.filename or folder,
-            remedy=f"what was done stands in {folder / RECORD}",
+            remedy=f"what was done stands in {folder / RECORD}"
+            if done
+            else "choose another folder",
         ) from error
 
 
 def undo(record: Path) -> tuple[list[Step], list[Step]]:
     """Move files back, the last one first; return what was done, and what could not be.
 
-    Copies stay: their originals never left.
+    Copies stay: their originals never left. What was done leaves the record.
 
     Raises:
         DataError: the record is missing or damaged.
+        OutputError: it cannot be written.
     """
     done, left = [], []
-    for step in reversed(_moved(record)):
-        if step.target.exists() or not step.source.exists():
+    moved = _moved(record)
+    for step in reversed(moved.values()):
+        try:
+            if step.target.exists() or not step.source.exists():
+                raise FileExistsError
+            step.target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(step.source, step.target)
+            done.append(step)
+        except OSError:
             left.append(step)
-            continue
-        step.target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(step.source, step.target)
-        done.append(step)
+    rest = [
+        line
+        for line in record.read_text(encoding="utf-8").splitlines()
+        if moved.get(line) not in done
+    ]
+    write_atomically(record, "".join(f"{line}\n" for line in rest))
     return done, left
 
 
-def _moved(record: Path) -> list[Step]:
+def _moved(record: Path) -> dict[str, Step]:
+    """Return the moves of a record, by their line."""
     try:
-        lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-        return [Step(Path(one["to"]), Path(one["moved"])) for one in lines if "copied" not in one]
+        lines = record.read_text(encoding="utf-8").splitlines()
+        told = {line: json.loads(line) for line in lines}
+        return {
+            line: Step(Path(one["to"]), Path(one["moved"]))
+            for line, one in told.items()
+            if "copied" not in one
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"is no record of moved files: {first_line(error)}",

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from ma_agiqa.files import atomic_path
-from ma_agiqa.gallery.metadata import KEYS
 from ma_agiqa.gallery.picture import colours, grey, map_ends, told
+from ma_agiqa.metadata import KEYS
 from ma_agiqa.types import COVERAGE, INTERVAL, RGB, SHOWN, Row, Score
 
 CHUNK = 64  # pictures

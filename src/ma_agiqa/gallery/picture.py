@@ -12,10 +12,12 @@ import io
 from base64 import b64encode
 from contextlib import suppress
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import read_image
@@ -35,6 +37,7 @@ VIRIDIS = (
 )
 """Nine colours at equal steps, from bad to good."""
 
+SOFTWARE = "ma-agiqa explain"  # stands in each drawing
 PANEL = 520  # pixels: longest side at which the image is shown
 LEAST_SIDE = 256  # pixels: images are enlarged to it, without smoothing
 OVERLAY = 0.6  # of what is seen of the map
@@ -87,10 +90,20 @@ def explained(rgb: RGB | None, score: Score) -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    """Return an image as a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    """Return a drawing as a PNG file that says whose it is."""
+    file, said = io.BytesIO(), PngInfo()
+    said.add_text("Software", SOFTWARE)
+    image.save(file, "PNG", optimize=True, pnginfo=said)
     return file.getvalue()
+
+
+def is_explained(path: Path) -> bool:
+    """Say whether a file is what `png` returned."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def html(score: Score) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from ma_agiqa.gallery.metadata import KEYS, generation_of
+from ma_agiqa.metadata import KEYS, generation_of
 from support.encoding import encoded
 
 PIXELS = np.zeros((32, 32, 3), np.uint8)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import BytesIO
@@ -48,7 +49,7 @@ _SETTINGS = {
     "Sampler": "sampler",
     "CFG scale": "guidance",
 }
-_SETTING = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_SETTING = re.compile(r'(\w[\w \-/]{0,39}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _NAMES = {
     # of InvokeAI, NovelAI, Draw Things, and of flat JSON elsewhere
     "positive_prompt": "prompt",
@@ -228,9 +229,9 @@ def _of_graph(graph: Mapping[str, Any]) -> Generation:
 
 def _upstream(graph: Mapping[str, Any], link: Any, names: tuple[str, ...]) -> str | None:
     """Follow links against their direction to the first node that has one of these inputs."""
-    waiting, seen = [link], set()
+    waiting, seen = deque([link]), set()
     while waiting:
-        one = waiting.pop(0)
+        one = waiting.popleft()
         if not (isinstance(one, list) and one and str(one[0]) in graph) or str(one[0]) in seen:
             continue
         seen.add(str(one[0]))
@@ -238,7 +239,7 @@ def _upstream(graph: Mapping[str, Any], link: Any, names: tuple[str, ...]) -> st
         for name in names:
             if isinstance(inputs.get(name), str):
                 return str(inputs[name])
-        waiting += list(inputs.values())
+        waiting.extend(inputs.values())
     return None
 
 
