@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,13 @@ def test_compact_gives_the_same_bits_however_many_threads_torch_has(agiqa_3k: Pa
         seen.add(tuple(result.score for result in scorer.score(pictures)))
         seen.add(tuple(scorer(picture).score for picture in pictures))
     assert len(seen) == 1
+
+
+def test_two_pools_made_at_once_leave_torch_its_threads() -> None:
+    def make(_: int) -> list[int]:
+        return SingleThreadPool(2).map(lambda _: torch.get_num_threads(), range(4))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(make, range(8))) == [[1] * 4] * 8
+        assert pool.submit(torch.get_num_threads).result() == 4
+    assert torch.get_num_threads() == 4

@@ -382,3 +382,22 @@ def test_a_grey_image_with_a_profile_of_colours_stays_as_stored() -> None:
     grey = np.arange(60, dtype=np.uint8).reshape(6, 10)
     image = decode(encoded(grey, icc_profile=exchanged()))
     np.testing.assert_array_equal(image, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_a_large_picture_is_judged_in_strips(
+    agiqa_3k: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = images.read_image(min((agiqa_3k / "images").iterdir()))[:511, :301]
+    whole: list[float] = []
+    details = images._details
+
+    def noted(luma: np.ndarray) -> tuple[float, np.ndarray]:
+        whole.append(details(luma)[0])
+        return details(luma)
+
+    monkeypatch.setattr(images, "_details", noted)
+    images.enlarged(rgb)
+    monkeypatch.setattr(images, "STRIP_PIXELS", 4000)
+    images.enlarged(rgb)
+    assert len(whole) > 40
+    assert whole[-1] == pytest.approx(whole[1])  # of half the size, put together from strips

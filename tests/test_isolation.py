@@ -9,14 +9,18 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images import Limits, decode
 from ma_agiqa.isolation import IsolatedDecoder
+from ma_agiqa.metadata import generation_of
 from support.command_line import score
 from support.encoding import encoded
 
@@ -117,3 +121,30 @@ def test_scores_are_the_same_with_it(pictures: Path, tiny_compact: Path) -> None
     assert plain.exit_code == isolated.exit_code == 1
     assert plain.stdout == isolated.stdout
     assert plain.stdout.count("\n") >= 2
+
+
+def test_what_a_file_says_of_its_generation_is_read_in_the_child() -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a fox\nSteps: 5, Seed: 42")
+    file = BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG", pnginfo=info)
+    with IsolatedDecoder(1) as isolated:
+        assert isolated.generation_of(file.getvalue()) == generation_of(file.getvalue())
+        assert isolated.generation_of(file.getvalue())["seed"] == "42"
+        child = isolated._idle.get()
+        assert child is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        isolated._idle.put(child)
+        threading.Timer(0.5, child.send_signal, [signal.SIGKILL]).start()
+        assert set(isolated.generation_of(file.getvalue()).values()) == {None}
+
+
+def test_a_user_with_no_wide_pipes_left_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with IsolatedDecoder(1) as isolated:
+        assert isolated(encoded(PIXELS)).shape == PIXELS.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -184,3 +185,13 @@ def test_what_says_nothing_or_nonsense_gives_nothing_and_raises_nothing(data: by
     found = generation_of(data)
     assert tuple(found) == KEYS
     assert found["prompt"] is None or found["prompt"].startswith(("{", "["))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["Steps: 1, " + "a" * 300_000, "Steps: 1" + " " * 300_000, "Steps: 1, " + 'a:"' * 90_000],
+)
+def test_settings_without_end_take_no_time(settings: str) -> None:
+    started = time.perf_counter()
+    assert generation_of(png(parameters=f"a fox\n{settings}"))["steps"] == "1"
+    assert time.perf_counter() - started < 5  # it was an hour

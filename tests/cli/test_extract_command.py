@@ -192,6 +192,7 @@ def test_official_files_of_a_data_set_are_imported(agiqa_3k: Path, tmp_path: Pat
         (("a.png",), "nothing to extract with"),
         (("a.png", "--import-official", ".", "--questions", "q.toml"), "leave out --questions"),
         (("a.png", "--lmm", "nowhere"), "no such directory"),
+        (("a.png", "--import-official", ".", "--lmm", "nowhere"), "no such directory"),
         (("a.png", "--batch-size", "many"), "takes auto or a positive number"),
         (("a.png", "--part", "3/2"), "not of the form I/N"),
     ],

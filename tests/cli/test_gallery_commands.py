@@ -277,3 +277,95 @@ def test_wrong_use_of_sort(results: Path, words: list[str]) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert not os.path.exists("x")
+
+
+def test_explain_replaces_its_own_drawings_and_nothing_else(
+    pictures: Path, tiny_compact: Path
+) -> None:
+    picture = pictures / "a.png"
+    before = picture.read_bytes()
+    words = ("explain", picture, "--out", pictures, "--model", tiny_compact)
+    for _ in range(2):
+        assert run(*words).exit_code == 0
+    assert picture.read_bytes() == before
+    assert (pictures / "a-2.png").exists()
+    assert not (pictures / "a-3.png").exists()
+
+
+def test_pictures_that_are_moved_are_rated_where_they_are_then(
+    results: Path, tmp_path: Path
+) -> None:
+    words = ("sort", results, "--best", 1, "--to", tmp_path / "best", "--move")
+    done = run(*words, "--write-rating", "adobe", "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert len(list((tmp_path / "best").glob("*.xmp"))) == 1
+
+
+def test_failed_rows_of_a_result_file_count_in_its_gallery(
+    pictures: Path, tiny_compact: Path, tmp_path: Path
+) -> None:
+    (pictures / "bad.png").write_bytes(b"no image")
+    results = tmp_path / "scores.jsonl"
+    score(str(pictures), "--output", results, model=tiny_compact)
+    done = run("gallery", results, "--out", tmp_path / "g.html")
+    assert "1 failed" in done.stderr
+    assert done.exit_code == 1
+
+
+SOUND = {
+    **dict.fromkeys(TABLE_KEYS),
+    "path": "x",
+    "score": 2.0,
+    "percentile": 40.0,
+    "low": 0.0,
+    "high": 5.0,
+    "model": "m",
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '{"path": "x"}',
+        json.dumps({**SOUND, "score": "2"}),
+        json.dumps({**SOUND, "score": float("nan")}),
+        json.dumps({**SOUND, "score": None}),
+        json.dumps({**SOUND, "error": "is empty"}),
+        json.dumps({**SOUND, "path": 3}),
+    ],
+)
+def test_a_row_that_is_none_of_results_is_one_line(tmp_path: Path, line: str) -> None:
+    results = tmp_path / "scores.jsonl"
+    results.write_text(json.dumps(SOUND) + "\n")
+    assert run("score", results).exit_code == 0
+    results.write_text(json.dumps(SOUND) + "\n" + line + "\n")
+    for words in (["score"], ["score", "--format", "table"], ["sort", "--best", 1, "--to", "b"]):
+        done = run(words[0], results, *words[1:])
+        assert done.exit_code == 2
+        assert done.stderr.count("\n") == 1
+        assert "cannot be read as results" in done.stderr
+
+
+def test_options_that_mean_nothing_for_a_result_file_are_refused(tmp_path: Path) -> None:
+    results = tmp_path / "scores.jsonl"
+    results.write_text(json.dumps(SOUND) + "\n")
+    for words in (["--shard", "1/3"], ["--metadata"], ["--prompt", "a fox"]):
+        done = run("score", results, *words)
+        assert done.exit_code == 2
+        assert "not scored again" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_texts_that_no_format_likes_survive(
+    tiny_compact: Path, tmp_path: Path, suffix: str
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", json.dumps({"prompt": "a fox\ron a hill \ud83e"}))
+    picture, results = tmp_path / "fox.png", tmp_path / f"scores{suffix}"
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(picture, pnginfo=info)
+    made = score(str(picture), "--metadata", "--output", results, model=tiny_compact)
+    assert made.exit_code == 0, made.stderr
+    again = rows_of(run("score", results, "--format", "jsonl").stdout)
+    assert [row["path"] for row in again] == [str(picture)]
+    assert str(again[0]["prompt"]).startswith("a fox\ron a hill")

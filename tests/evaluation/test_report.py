@@ -21,7 +21,7 @@ from ma_agiqa.data import splits
 from ma_agiqa.data.samples import Samples
 from ma_agiqa.errors import DataError, MissingExtraError, OutputError, UsageError
 from ma_agiqa.evaluation import metrics
-from ma_agiqa.evaluation.evaluate import on_scale_of
+from ma_agiqa.evaluation.evaluate import on_scale_of, seen_in_training
 from ma_agiqa.evaluation.report import (
     EvaluationReport,
     draw,
@@ -288,3 +288,18 @@ def test_perfect_predictions_of_the_real_test_part_are_perfect(
     scatter(record, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == (960, 960)  # 6.4 inch at 150 dots, over the old file
+
+
+def test_images_that_any_training_of_the_model_saw_are_counted() -> None:
+    samples = made()
+    chosen = splits.resolve("random-0", samples, "unused")
+    rows = np.arange(N)
+    for training in (
+        {"data_sets": [{"name": "other", "split": "paper"}, {"name": "made", "split": "random-0"}]},
+        {"started_from": {"trained_on": "made, random-0"}},
+    ):
+        (note,) = seen_in_training(make_config(training=training), samples, rows, Path("unused"))
+        assert note.startswith(f"{len(chosen.train) + len(chosen.val)} of these {N} images")
+        assert "random-0" in note
+        assert not seen_in_training(make_config(training=training), samples, chosen.test, Path())
+    assert not seen_in_training(make_config(training={}), samples, rows, Path("unused"))

@@ -172,3 +172,14 @@ def test_a_store_of_another_encoder_is_refused(pictures: list[Path], store: Feat
 
 
 # --- the command, with a tiny mPLUG-Owl2 on real images -----------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_copies_share_the_fate_of_their_image(
+    pictures: list[Path], store: FeatureStore, tmp_path: Path, batch_size: int
+) -> None:
+    save(pictures[0], 3, size=(10, 200))
+    copies = [shutil.copy(pictures[n], tmp_path / f"copy-{n}.png") for n in (0, 1)]
+    done = extract(FakeEncoder(), [*pictures[:2], *copies], store, batch_size=batch_size)
+    assert (done.extracted, done.present) == (1, 1)
+    assert sorted(Path(f.path).name for f in done.failures) == ["00.png", "copy-0.png"]

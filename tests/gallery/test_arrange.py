@@ -185,3 +185,28 @@ def test_a_rating_inside_the_picture_stays(tmp_path: Path) -> None:
 
 def test_without_a_percentile_there_are_no_stars(tmp_path: Path) -> None:
     assert write_rating(row(tmp_path / "a.jpg", None), ["adobe"]) == "has no percentile"
+
+
+def test_what_was_undone_leaves_the_record(three: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        list(carry_out(plan(map(str, three), out), out, move=True))
+        done, left = undo(out / arrange.RECORD)
+        assert (len(done), left) == (3, [])
+    list(carry_out(plan(map(str, three), out), out, move=True))
+    three[0].parent.rmdir()
+    three[0].parent.write_bytes(b"no folder any more")
+    done, left = undo(out / arrange.RECORD)
+    assert [step.target for step in left] == [three[0]]
+    three[0].parent.unlink()
+    assert [step.target for step in undo(out / arrange.RECORD)[0]] == [three[0]]
+
+
+def test_a_picture_that_is_named_twice_goes_once(three: list[Path], tmp_path: Path) -> None:
+    steps = plan([str(three[0]), str(three[0])], tmp_path / "out")
+    assert [step.source for step in steps] == [three[0]]
+
+
+def test_a_place_that_is_a_file_is_said_before_anything_is_done(three: list[Path]) -> None:
+    with pytest.raises(OutputError, match="choose another folder"):
+        list(carry_out([Step(three[0], three[1] / "one.png")], three[1], move=True))

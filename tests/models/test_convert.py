@@ -243,3 +243,9 @@ def test_error_of_a_conversion_names_the_file(tmp_path: Path) -> None:
 def test_a_scale_that_does_not_rise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--low 5 --high 5"):
         convert_command(tmp_path / "official.pt", tmp_path / "model", low=5.0, high=5.0)
+
+
+def test_names_that_are_no_text_are_a_typed_error(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(2)}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match="expected a state dict of tensors, 0 are not"):
+        read_checkpoint(tmp_path / "odd.pt")

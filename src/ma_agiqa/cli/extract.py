@@ -123,7 +123,7 @@ def extract(
         prompts = _part(prompts, part)
 
     from ma_agiqa.features.extract import import_official as import_files
-    from ma_agiqa.lmm.encoder import OFFICIAL, read_questions
+    from ma_agiqa.lmm.encoder import OFFICIAL, open_encoder, read_questions
     from ma_agiqa.scale import engines
 
     if lmm is None and import_official is None:
@@ -138,7 +138,10 @@ def extract(
     with progress(lambda: len(paths), title="extracting", quiet=quiet) as shown:
         if import_official is not None:
             _check_prompts(OFFICIAL, prompts, is_given=prompt is not None)
-            opened = _open(store, None, OFFICIAL)
+            maker = None
+            if lmm is not None:
+                maker = open_encoder(lmm, device=device, dtype=dtype, revision=revision)
+            opened = _open(store, maker, OFFICIAL)
             done = import_files(import_official, paths, opened, on_image=shown.advance)
         else:
             assert lmm is not None

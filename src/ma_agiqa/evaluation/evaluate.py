@@ -84,8 +84,9 @@ def evaluate(
     rows = chosen.part(part)
     judged = samples.subset(rows)
     require_images(judged)
-    pred, target = predict(scorer, judged), target or _target(scorer, samples)
+    target = target or _target(scorer, samples)
     interval, mos = scorer.config.interval, on_scale_of(scorer.config, judged, target)
+    pred = predict(scorer, judged)
     report = evaluate_predictions(
         samples,
         chosen,
@@ -145,21 +146,28 @@ def predict(scorer: Scorer, samples: Samples) -> np.ndarray:
 def seen_in_training(
     config: ModelConfig, samples: Samples, rows: Rows, root: Path
 ) -> tuple[str, ...]:
-    """Say how many of the judged images the model was trained or selected on."""
-    trained = config.trained_on
-    if trained is None or trained.dataset != samples.dataset:
-        return ()
-    try:
-        own = splits.resolve(trained.split, samples, root)
-    except (UsageError, DataError):
-        return (f"the model's own split {trained.split!r} cannot be checked for overlap here",)
-    seen = len(np.intersect1d(rows, np.concatenate([own.train, own.val])))
-    if not seen:
-        return ()
-    return (
-        f"{seen} of these {len(rows)} images were in the model's own training or validation "
-        f"part (split {trained.split!r}): not a measure of its quality",
-    )
+    """Say how many of the judged images the model was trained or selected on.
+
+    That is on any of its data sets, or by the model that it started from.
+    """
+    trained, record = config.trained_on, config.training
+    own = [] if trained is None else [(trained.dataset, trained.split)]
+    own += [(one["name"], one["split"]) for one in record.get("data_sets", ())]
+    if before := record.get("started_from", {}).get("trained_on"):
+        own.append(tuple(before.rsplit(", ", 1)))
+    notes = []
+    for split in sorted({split for dataset, split in own if dataset == samples.dataset}):
+        try:
+            parts = splits.resolve(split, samples, root)
+        except (UsageError, DataError):
+            notes.append(f"the model's own split {split!r} cannot be checked for overlap here")
+            continue
+        if seen := len(np.intersect1d(rows, np.concatenate([parts.train, parts.val]))):
+            notes.append(
+                f"{seen} of these {len(rows)} images were in the model's own training or "
+                f"validation part (split {split!r}): not a measure of its quality"
+            )
+    return tuple(notes)
 
 
 # Judging scores of another program

@@ -191,7 +191,8 @@ class _Run:
         self.batch, self.on_image = batch, on_image
         self.done = Extraction()
         self._waiting: list[_Item] = []
-        self._claimed: set[str] = set()
+        # Of each image that was taken: the copies that share its fate, None once it is kept.
+        self._copies: dict[str, list[str] | None] = {}
 
     def take(self, path: str, future: Future[_Item]) -> None:
         """Wait for an image; encode when a batch is full."""
@@ -203,12 +204,13 @@ class _Run:
         except MemoryError:
             self._fail(path, "not enough memory to decode the image")
             return
-        if item.rgb is None or item.key in self._claimed or self.store.has(item.key):
-            self.done.present += 1
-            self.on_image()
+        copies = self._copies.setdefault(item.key, []) if item.rgb is not None else None
+        if copies is None or self.store.has(item.key):
+            self._count_present()
             return
-        self._claimed.add(item.key)
-        self._waiting.append(item)
+        copies.append(path)
+        if len(copies) == 1:
+            self._waiting.append(item)
         if len(self._waiting) >= self.batch.size:
             self.encode_waiting()
 
@@ -243,8 +245,7 @@ class _Run:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(items) == 1:
-            self._claimed.discard(items[0].key)
-            self._fail(items[0].path, why)
+            self._refuse(items[0], why)
             return
         middle = len(items) // 2
         self._encode(items[:middle])
@@ -254,10 +255,24 @@ class _Run:
         try:
             self.writer.add(item.key, vectors)
         except FeatureError as error:
-            self._fail(item.path, error.without_path)
+            self._refuse(item, error.without_path)
             return
         self.done.extracted += 1
         self.on_image()
+        for _ in self._taken(item)[1:]:
+            self._count_present()
+        self._copies[item.key] = None
+
+    def _taken(self, item: _Item) -> list[str]:
+        return self._copies.pop(item.key, None) or [item.path]
+
+    def _count_present(self) -> None:
+        self.done.present += 1
+        self.on_image()
+
+    def _refuse(self, item: _Item, why: str) -> None:
+        for path in self._taken(item):
+            self._fail(path, why)
 
     def _fail(self, path: str, why: str) -> None:
         self.done.failures.append(Failure(path, why))

@@ -221,7 +221,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise ModelError(f"expected a state dict, found {type(content).__name__}", path=path)
-    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    odd = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if odd:
         raise ModelError(f"expected a state dict of tensors, {join_some(odd)} are not", path=path)
     return dict(content)
