@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,6 +175,60 @@ def test_a_damaged_member_of_a_zip_costs_its_row(tmp_path: Path) -> None:
                 item.read()
         else:
             assert item.read() == content
+
+
+def test_a_zip_whose_compressed_data_are_damaged_costs_that_row(tmp_path: Path) -> None:
+    place = make.zipped(tmp_path / "a.zip", PICTURES, method=zipfile.ZIP_LZMA)
+    data = bytearray(place.read_bytes())
+    at = data.index(b"000.png") + len("000.png") + 12  # behind the properties of LZMA
+    data[at : at + 40] = bytes(40)
+    _costs_its_row(place, data, "Corrupt input data")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_zip_with_a_name_that_is_not_the_utf8_it_says(tmp_path: Path, listed: bool) -> None:
+    place = make.zipped(tmp_path / "a.zip", PICTURES)
+    data = bytearray(place.read_bytes())
+    flags, name = (8, 46) if listed else (6, 30)
+    at = (data.rindex if listed else data.index)(b"000.png") - name
+    data[at + flags + 1] = 8
+    data[at + name] = 255
+    judge = _is_one_error if listed else _costs_its_row
+    judge(place, data, "can't decode byte 0xff")
+
+
+def test_a_zip_of_an_unknown_version_is_one_error(tmp_path: Path) -> None:
+    place = make.zipped(tmp_path / "a.zip", PICTURES)
+    data = bytearray(place.read_bytes())
+    data[data.rindex(b"000.png") - 46 + 6] = 99
+    _is_one_error(place, data, r"zip file version 9\.9")
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    place = make.zipped(tmp_path / "a.zip", PICTURES)
+    with zipfile.ZipFile(place, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"")
+    data = bytearray(place.read_bytes())
+    at = data.rindex(b"x", 0, data.rindex(b"PK\5\6"))
+    data[at - 46 + 28] = 0  # the name's length
+    data[at - 46 + 32] = 1  # so the letter counts as a comment
+    place.write_bytes(data)
+    assert [content for _, content in read(sources.plan(str(place)))] == list(PICTURES.values())
+
+
+def _costs_its_row(place: Path, damaged: bytes, reason: str) -> None:
+    place.write_bytes(damaged)
+    first, *others = (item for unit in sources.plan(str(place)) for item in unit.items())
+    with pytest.raises(ImageError, match=reason):
+        first.read()
+    assert [item.read() for item in others] == list(PICTURES.values())[1:]
+
+
+def _is_one_error(place: Path, damaged: bytes, reason: str) -> None:
+    place.write_bytes(damaged)
+    (item,) = (item for unit in sources.plan(str(place)) for item in unit.items())
+    with pytest.raises(ImageError, match=reason):
+        item.read()
 
 
 def test_rows_without_an_image_say_so(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def tar(place: Path, pictures: dict[str, bytes]) -> Path:
     return place
 
 
-def zipped(place: Path, pictures: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(place, "w") as archive:
+def zipped(place: Path, pictures: dict[str, bytes], *, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(place, "w", method) as archive:
         archive.writestr("readme.txt", "no picture")
         for name, data in pictures.items():
             archive.writestr(name, data)

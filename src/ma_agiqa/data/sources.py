@@ -21,7 +21,6 @@ import os
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -348,15 +347,16 @@ def _from_tar(unit: Unit) -> Iterator[Item]:
                     assert content is not None
                     yield _held(name, content.read())
                     found += 1
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except Exception as error:  # of tar, of what it is compressed with, or of a store
             yield _cut(place, found, error)
 
 
 def _from_zip(unit: Unit) -> Iterator[Item]:
     place = unit.places[0]
+    file = _opened(place)  # closed with the last item that reads from it
     try:
-        archive = zipfile.ZipFile(_opened(place))  # closed with the last item that reads from it
-    except (zipfile.BadZipFile, OSError) as error:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # of zip, or of a store
         yield _cut(place, 0, error)
         return
 
@@ -364,15 +364,15 @@ def _from_zip(unit: Unit) -> Iterator[Item]:
         try:
             with archive.open(info) as member:
                 return member.read(DEFAULT_LIMITS.max_bytes + 1)
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
-            raise ImageError(  # RuntimeError: encrypted
+        except Exception as error:  # of zip, of each way to compress, or of a store
+            raise ImageError(
                 f"cannot be taken from the archive: {first_line(error)}",
                 path=name,
                 remedy="make or fetch it again",
             ) from error
 
     for info in archive.infolist():
-        if not info.is_dir() and images.is_image_path(info.filename):
+        if images.is_image_path(info.filename) and not info.is_dir():  # it fails without a name
             name = f"{place}/{info.filename}"
             yield Item(name, partial(read, info, name))
 
@@ -389,7 +389,7 @@ def _from_table(unit: Unit) -> Iterator[Item]:
                     row += 1
                     label = f"{place}[{row}]" if name is None else str(name)
                     yield _of_cell(cell, label, unit, named=name is not None)
-        except (OSError, ValueError, EOFError) as error:  # errors of Arrow are ValueErrors too
+        except Exception as error:  # of Arrow, or of a store
             yield _cut(place, row, error)
 
 
