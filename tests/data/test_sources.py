@@ -78,6 +78,16 @@ def test_a_folder_may_hold_shards_and_pictures(tmp_path: Path) -> None:
     assert names == [*shards, "z.png"]
 
 
+def test_names_of_cameras_are_pictures_and_unfinished_work_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "mixed"
+    pictures = {"_DSC1.png": make.png(0), "_sorted/_MG_1234.JPG": make.png(1)}
+    passed_over = ("_work/0.parquet", "_temporary/0/a.png", "_delta_log/0.parquet", ".x/a.png")
+    for name, data in (pictures | dict.fromkeys(passed_over, b"no")).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    assert [data for _, data in read(sources.plan(str(root)))] == list(pictures.values())
+
+
 def test_a_pattern_and_a_file_are_sources_too(tmp_path: Path, memory: str) -> None:
     fs = fsspec.filesystem("memory")
     for name, data in PICTURES.items():

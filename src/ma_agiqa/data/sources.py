@@ -42,6 +42,9 @@ LEAST_UNIT, MOST_UNIT, UNITS = 50, 1000, 40
 least, so that many workers have something to do; an archive is one unit."""
 
 _UNCUT = ("tar", "zip")
+_HIDDEN = re.compile(r"(^|/)(\.|(_work|_temporary|_delta_log)/)")
+"""What is passed over below a folder: hidden entries, and what `scale/job.py`, Spark and Delta Lake
+keep beside their results. An underscore alone says nothing: cameras begin names with one."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -282,7 +285,7 @@ def _listed(source: str) -> list[str]:
                 raise FileNotFoundError(source)
             return []
         root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if pattern else path.rstrip("/")
-        hidden = [re.search(r"(^|/)[._]", name[len(root) :]) for name in found]
+        hidden = [_HIDDEN.search(name[len(root) :]) for name in found]
         named = [name if local else fs.unstrip_protocol(name) for name in found]
         return sorted(
             place
