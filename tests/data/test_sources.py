@@ -101,6 +101,23 @@ def test_a_pattern_and_a_file_are_sources_too(tmp_path: Path, memory: str) -> No
     assert read(sources.plan(str(tmp_path / "no-suffix")))[0][1] == PICTURES["000.png"]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_whose_name_reads_as_a_pattern_is_a_folder(tmp_path: Path, scheme: str) -> None:
+    make.folder(tmp_path / "summer 2", make.pngs(1))
+    place = make.folder(tmp_path / "summer [2023]", PICTURES)
+    units = sources.plan(f"{scheme}{place}")
+    assert [data for _, data in read(units)] == list(PICTURES.values())
+
+
+def test_so_is_one_in_a_store(memory: str) -> None:
+    fs = fsspec.filesystem("memory")
+    for name, data in PICTURES.items():
+        fs.pipe_file(f"/bucket/summer [2023]/{name}", data)
+    fs.pipe_file("/bucket/summer 2/a.png", make.png(0))
+    units = sources.plan(f"{memory}/summer [2023]")
+    assert [data for _, data in read(units)] == list(PICTURES.values())
+
+
 def test_a_container_that_is_gone_is_one_item_that_says_so(tmp_path: Path) -> None:
     (remote,) = sources.plan("memory://bucket/gone.tar")
     (local,) = sources.plan(str(make.zipped(tmp_path / "gone.zip", PICTURES)))

@@ -269,7 +269,10 @@ def _opened(place: str) -> IO[bytes]:
 
 
 def _listed(source: str) -> list[str]:
-    """Return the images and containers below a place, sorted; a file is itself."""
+    """Return the images and containers below a place, sorted; a file is itself.
+
+    A name with wildcards is a pattern, unless there is a folder of that very name.
+    """
     if _is_saved_dataset(source):
         return _saved_files(source)
     pattern = re.search(r"[*?\[]", source)
@@ -279,12 +282,13 @@ def _listed(source: str) -> list[str]:
     def listing() -> list[str]:
         fs, path = file_system(source)
         local = not is_address(source)
-        found = fs.find(path) if pattern is None else fs.glob(path)
+        wild = pattern is not None and not fs.isdir(path)
+        found = fs.glob(path) if wild else fs.find(path)
         if not found:
             if not fs.exists(path):
                 raise FileNotFoundError(source)
             return []
-        root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if pattern else path.rstrip("/")
+        root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if wild else path.rstrip("/")
         hidden = [_HIDDEN.search(name[len(root) :]) for name in found]
         named = [name if local else fs.unstrip_protocol(name) for name in found]
         return sorted(
