@@ -78,6 +78,13 @@ def test_a_folder_may_hold_shards_and_pictures(tmp_path: Path) -> None:
     assert names == [*shards, "z.png"]
 
 
+def test_a_state_of_another_program_makes_no_data_set(tmp_path: Path) -> None:
+    root = make.folder(tmp_path / "pictures", PICTURES)
+    (root / "state.json").write_text("{}")
+    assert not sources.is_source(str(root))
+    assert [data for _, data in read(sources.plan(str(root)))] == list(PICTURES.values())
+
+
 def test_names_of_cameras_are_pictures_and_unfinished_work_is_none(tmp_path: Path) -> None:
     root = tmp_path / "mixed"
     pictures = {"_DSC1.png": make.png(0), "_sorted/_MG_1234.JPG": make.png(1)}
@@ -293,7 +300,8 @@ def test_what_is_no_source_is_an_error_with_a_remedy(
     pq.write_table(pa.table({"text": ["a"]}), "text.parquet")
     Path("broken.parquet").write_bytes(b"PAR1 and then nothing")
     Path("unsaved").mkdir()
-    Path("unsaved/state.json").write_text("{")
+    for name in ("state.json", "dataset_info.json"):
+        Path("unsaved", name).write_text("{")
     with pytest.raises(DataError, match=reason) as caught:
         sources.plan(place, column=column)
     assert caught.value.remedy

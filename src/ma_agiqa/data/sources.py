@@ -319,7 +319,9 @@ def _kind(place: str) -> str | None:
 
 
 def _is_saved_dataset(place: str) -> bool:
-    return any((Path(place) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    """Say whether `datasets` saved a folder; many programs write a `state.json`, but not both."""
+    saved = all(Path(place, name).is_file() for name in ("state.json", "dataset_info.json"))
+    return saved or Path(place, "dataset_dict.json").is_file()
 
 
 def _saved_files(folder: str) -> list[str]:
