@@ -78,6 +78,21 @@ def test_a_folder_may_hold_shards_and_pictures(tmp_path: Path) -> None:
     assert names == [*shards, "z.png"]
 
 
+def test_a_result_inside_its_source_is_no_part_of_it(tmp_path: Path, memory: str) -> None:
+    for name, data in PICTURES.items():
+        fsspec.filesystem("memory").pipe_file(f"/bucket/{name}", data)
+    for root in (str(make.folder(tmp_path / "in", PICTURES)), memory):
+        first = sources.plan(root, out=f"{root}/out")
+        fs, path = sources.file_system(root)
+        fs.pipe_file(f"{path}/outer.png", make.png(7))
+        fs.makedirs(f"{path}/out")
+        fs.pipe_file(f"{path}/out/scores-00000.parquet", b"scores")
+        names = [name for name, _ in read(sources.plan(root, out=f"{root}/out/"))]
+        assert names[:-1] == [name for name, _ in read(first)]
+        assert names[-1].endswith("/outer.png")
+        assert len(read(sources.plan(f"{root}/*.png", out=root))) == 8, "the job itself refuses it"
+
+
 def test_a_state_of_another_program_makes_no_data_set(tmp_path: Path) -> None:
     root = make.folder(tmp_path / "pictures", PICTURES)
     (root / "state.json").write_text("{}")

@@ -268,6 +268,18 @@ def test_a_command_that_is_killed_goes_on_and_loses_a_chunk_at_most(
     assert sorted(names) == sorted(str(path) for path in source.iterdir())
 
 
+def test_a_result_may_lie_inside_its_source(tmp_path: Path, model: str) -> None:
+    source = make.folder(tmp_path / "in", make.pngs(3))
+    refused = run("score-many", source, "--out", source, "--model", model)
+    assert refused.exit_code == 2
+    assert "holds other files" in refused.stderr
+    words = (source, "--out", source / "out", "--model", model, "--no-isolate")
+    assert run("score-many", *words).exit_code == 0
+    again = run("score-many", *words)
+    assert again.exit_code == 0, again.stderr
+    assert "3 images: 0 scored, 3 scored before" in again.stderr
+
+
 def test_the_command_counts_fails_and_reports(tmp_path: Path, source: Path, model: str) -> None:
     out = tmp_path / "out"
     (source / "y.png").write_bytes(b"no")

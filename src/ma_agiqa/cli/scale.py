@@ -110,7 +110,11 @@ def score_many(
 
             stack.enter_context(lock_folder(Path(out)))
         units = sources.plan(
-            source, column=column, names=names, folder=None if root is None else str(root)
+            source,
+            column=column,
+            names=names,
+            folder=None if root is None else str(root),
+            out=out,
         )
         settings = {
             "model": model,

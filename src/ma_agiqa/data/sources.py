@@ -140,7 +140,12 @@ def read_bytes(place: str) -> bytes:
 
 
 def plan(
-    source: str, *, column: str | None = None, names: str | None = None, folder: str | None = None
+    source: str,
+    *,
+    column: str | None = None,
+    names: str | None = None,
+    folder: str | None = None,
+    out: str | None = None,
 ) -> list[Unit]:
     """Return the units of a source, in a fixed order.
 
@@ -150,13 +155,14 @@ def plan(
         column: of tables, the one with the images; without it, the one column that holds such.
         names: of tables, the one with their names.
         folder: that paths in a table start from; else the table's own.
+        out: folder or address of a result; what lies in it is left out.
 
     Raises:
         DataError: there is no such place, it cannot be listed, or a table has no such column.
     """
     containers: list[Unit] = []
     plain: list[str] = []
-    for place in _listed(source):
+    for place in _listed(source, out):
         kind = _kind(place)
         if kind is None:
             plain.append(place)
@@ -268,10 +274,10 @@ def _opened(place: str) -> IO[bytes]:
     return opened
 
 
-def _listed(source: str) -> list[str]:
-    """Return the images and containers below a place, sorted; a file is itself.
+def _listed(source: str, out: str | None) -> list[str]:
+    """Return the images and containers below a place, sorted, those in `out` left out.
 
-    A name with wildcards is a pattern, unless there is a folder of that very name.
+    A file is itself. A name with wildcards is a pattern, unless a folder has that very name.
     """
     if _is_saved_dataset(source):
         return _saved_files(source)
@@ -289,13 +295,15 @@ def _listed(source: str) -> list[str]:
                 raise FileNotFoundError(source)
             return []
         root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if wild else path.rstrip("/")
-        hidden = [_HIDDEN.search(name[len(root) :]) for name in found]
-        named = [name if local else fs.unstrip_protocol(name) for name in found]
-        return sorted(
-            place
-            for place, skipped in zip(named, hidden, strict=True)
-            if not skipped and _is_named(place)
-        )
+        result_fs, result = (None, "") if out is None else file_system(out)
+        own = f"{result.rstrip('/')}/"
+        inside = result_fs == fs and not f"{root}/".startswith(own)
+        named = [
+            name if local else fs.unstrip_protocol(name)
+            for name in found
+            if not (_HIDDEN.search(name[len(root) :]) or (inside and name.startswith(own)))
+        ]
+        return sorted(filter(_is_named, named))
 
     places: list[str] = _guarded(source, listing)
     if not places and is_address(source) and not source.endswith("/"):
