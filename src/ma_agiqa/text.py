@@ -39,6 +39,11 @@ def for_terminal(text: str) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Return text that any UTF-8 output takes: bytes of a name that are none as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def did_you_mean(name: str, known: Iterable[str], lead: str) -> str:
     """Return `; LEAD a, b, c; did you mean b?` for an error about an unknown name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -278,6 +279,20 @@ def test_a_result_may_lie_inside_its_source(tmp_path: Path, model: str) -> None:
     again = run("score-many", *words)
     assert again.exit_code == 0, again.stderr
     assert "3 images: 0 scored, 3 scored before" in again.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names everywhere")
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path, model: str) -> None:
+    source, out = make.folder(tmp_path / "in", make.pngs(1)), tmp_path / "out"
+    for name, data in ((b"\xff.png", make.png(1)), (b"\xfe.png", b"no picture")):
+        Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(data)
+    result = run("score-many", source, "--out", out, "--model", model, "--no-isolate")
+    assert result.exit_code == 1, result.stderr
+    good, bad, escaped = rows(out)
+    assert (good["error"], escaped["error"]) == (None, None)
+    assert escaped["id"].endswith("\\udcff.png")
+    assert bad["id"].endswith("\\udcfe.png")
+    assert "is not an image" in bad["error"]
 
 
 def test_the_command_counts_fails_and_reports(tmp_path: Path, source: Path, model: str) -> None:

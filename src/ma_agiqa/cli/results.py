@@ -32,7 +32,7 @@ from ma_agiqa import files
 from ma_agiqa.cli import options
 from ma_agiqa.cli.journal import Journal, json_line
 from ma_agiqa.errors import DataError, OutputError, UsageError, first_line
-from ma_agiqa.text import for_terminal
+from ma_agiqa.text import for_terminal, printable
 from ma_agiqa.types import INTERVAL, TABLE_KEYS, Row
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -505,8 +505,3 @@ def _columns(rows: Iterable[Row]) -> tuple[tuple[str, ...], Iterator[Row]]:
 def _flat(row: Row) -> Row:
     """Return what a table has columns for."""
     return {key: value for key, value in row.items() if key != INTERVAL}
-
-
-def printable(text: str) -> str:
-    """Return text that any UTF-8 output takes."""
-    return text.encode("utf-8", "backslashreplace").decode()

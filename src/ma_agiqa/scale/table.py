@@ -21,6 +21,7 @@ from ma_agiqa.data.sources import Item, read_bytes
 from ma_agiqa.errors import DataError
 from ma_agiqa.isolation import IsolatedDecoder
 from ma_agiqa.scorer import load
+from ma_agiqa.text import printable
 from ma_agiqa.types import RGB, Score
 
 SCHEMA = pa.schema(
@@ -117,13 +118,13 @@ class ScoreTable:
         """Return scores as a table of `schema`."""
         rows = [
             {
-                "id": name,
+                "id": printable(name),
                 "score": score.score,
                 "percentile": score.percentile,
                 "low": score.low,
                 "high": score.high,
                 "model": score.model,
-                "error": score.error,
+                "error": score.error and printable(score.error),
                 "contributions": score.contributions and list(score.contributions.items()),
             }
             for name, score in scored
