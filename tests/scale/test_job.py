@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from ma_agiqa.data import sources
 from ma_agiqa.errors import ImageError, OutputError
 from ma_agiqa.scale import job as jobs
 from ma_agiqa.scale.engines import run_here
-from ma_agiqa.scale.job import Chunk, Job, Note, Place, Worker, chunks
+from ma_agiqa.scale.job import Chunk, Job, Note, Place, Worker
 from support import many_pictures as make
 from support.command_line import MAIN, run, save_model
 
@@ -201,12 +203,60 @@ def test_workers_share_what_a_kill_may_cost(
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9])
-def test_chunks_say_which_is_the_last(count: int) -> None:
-    found = list(chunks(range(count), 4))  # type: ignore[arg-type]
-    assert [item for _, items, _ in found for item in items] == list(range(count))
-    assert [number for number, _, _ in found] == list(range(len(found)))
-    assert [last for *_, last in found] == [False] * (len(found) - 1) + [True]
-    assert all(len(items) == 4 for _, items, last in found if not last)
+def test_chunks_say_which_is_the_last(tmp_path: Path, model: str, count: int) -> None:
+    job = begin(make.tar(tmp_path / "a.tar", make.pngs(count)), tmp_path / "out", model)
+    assert finish(job) == (count, 0)
+    whole, rest = divmod(count, 4)
+    wanted = [4] * whole + ([rest] if rest or not whole else [])
+    assert [chunk.rows for chunk in job.chunks.values()] == wanted
+    assert [chunk.number for chunk in job.chunks.values()] == list(range(len(wanted)))
+    assert [chunk.last for chunk in job.chunks.values()] == [False] * (len(wanted) - 1) + [True]
+
+
+def test_few_pictures_are_held_at_once(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: weakref.WeakSet[sources.Item] = weakref.WeakSet()
+    pictures = [make.png(0)] * 160 + [b"no picture yet"] + [make.png(1)] * 39
+    most = 0
+
+    def read(data: bytes) -> bytes:
+        nonlocal most
+        most = max(most, len(held))
+        return data
+
+    def items(unit: sources.Unit) -> Iterator[sources.Item]:
+        for number, data in enumerate(pictures):
+            item = sources.Item(f"{number}.png", partial(read, data))
+            held.add(item)
+            yield item
+
+    monkeypatch.setattr(sources.Unit, "items", items)
+    unit = sources.Unit("tar", ("a.tar",))
+    worker = Worker(jobs.Settings(str(tmp_path), 150, "run", model, isolate=False, threads=1))
+    done = tuple(worker.work(jobs.Task(0, unit)))
+    assert [(chunk.rows, chunk.failed) for chunk in done] == [(150, 0), (50, 1)]
+    pictures[160] = make.png(2)
+    again = tuple(worker.work(jobs.Task(0, unit, done)))
+    assert [(chunk.rows, chunk.failed) for chunk in again] == [(50, 0)]
+    assert most <= 3 * worker.table.scorer.batch_size + 3, "what the scorer takes ahead, not chunks"
+
+
+def test_an_archive_that_broke_off_is_read_on_by_the_next_run(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = make.tar(tmp_path / "a.tar", make.pngs(9)), tmp_path / "out"
+    original = sources.Unit.items
+
+    def broken_off(unit: sources.Unit) -> Iterator[sources.Item]:
+        yield from islice(original(unit), 2)
+        yield sources.Item(str(source), partial(sources.read_bytes, "gone"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.Unit, "items", broken_off)
+        assert finish(begin(source, out, model)) == (2, 1)
+    assert finish(begin(source, out, model)) == (9, 0)
+    assert [row["id"].rsplit("/")[-1] for row in rows(out)] == list(make.pngs(9))
 
 
 def test_names_of_chunks_are_read_as_they_are_written() -> None:

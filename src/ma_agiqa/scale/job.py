@@ -26,12 +26,12 @@ import hashlib
 import json
 import re
 import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import pyarrow as pa
@@ -41,7 +41,7 @@ from ma_agiqa.data.sources import Item, Unit, file_system, sizes
 from ma_agiqa.errors import DataError, ImageError, OutputError, first_line
 from ma_agiqa.files import write_atomically
 from ma_agiqa.scale.table import ScoreTable
-from ma_agiqa.types import Score
+from ma_agiqa.types import Row, Score
 from ma_agiqa.version import __version__
 
 CHUNK_ROWS, LEAST_CHUNK = 250, 16
@@ -77,6 +77,11 @@ class Chunk:
     def name(self) -> str:
         end = "-end" if self.last else ""
         return f"{self.unit:06d}-{self.number:06d}-{self.rows}-{self.failed}{end}.parquet"
+
+    @property
+    def standing(self) -> tuple[int, int, bool]:
+        """Say which of two chunks of one place is the newer: it has more scores, or more rows."""
+        return self.rows - self.failed, self.rows, not self.last
 
     @classmethod
     def from_name(cls, name: str) -> Chunk | None:
@@ -222,36 +227,47 @@ class Worker:
         """Score what of a unit is not done; yield its chunks as they are written."""
         note = Note(self.place, task.number, self.settings.run)
         done = {chunk.number: chunk for chunk in task.done}
-        for number, items, last in chunks(task.unit.items(), self.settings.chunk):
-            kept = done.get(number)
-            if kept is not None and not kept.failed:
-                continue
-            before = None if kept is None else _read_chunk(self.place, kept)
-            table = self._score(items, before, note)
-            chunk = Chunk(task.number, number, len(table), table.column("score").null_count, last)
-            self.place.write(f"_work/{chunk.name}", to_parquet(table))
-            if kept is not None and kept != chunk:
-                self.place.remove(f"_work/{kept.name}")
-            yield chunk
+        items, size = Ahead(task.unit.items()), self.settings.chunk
+        for number in count():
+            own, kept = islice(items, size), done.get(number)
+            if kept is None or kept.failed:
+                before = [] if kept is None else _read_chunk(self.place, kept).to_pylist()
+                table = self._score(own, before, note)
+                failed = table.column("score").null_count
+                chunk = Chunk(task.number, number, len(table), failed, last=not items.more)
+                self.place.write(f"_work/{chunk.name}", to_parquet(table))
+                if kept is not None and kept != chunk:
+                    self.place.remove(f"_work/{kept.name}")
+                yield chunk
+            deque(own, maxlen=0)  # past what is done
+            if not items.more:
+                break
         note.end()
 
-    def _score(self, items: list[Item], before: pa.Table | None, note: Note) -> pa.Table:
-        """Score the items of a chunk; of one that an earlier run scored, those that failed."""
-        wanted = list(range(len(items)))
-        if before is not None:
-            wanted = [i for i, error in enumerate(before["error"].to_pylist()) if error]
-        chosen = [items[i] for i in wanted]
+    def _score(self, items: Iterator[Item], rows: list[Row], note: Note) -> pa.Table:
+        """Score the items of a chunk; of `rows`, that an earlier run made, those that failed.
+
+        There may be fewer rows than items: a container that broke off then is read on now.
+        """
+        wanted: list[int] = []
+
+        def chosen() -> Iterator[Item]:
+            for position, item in enumerate(items):
+                if position >= len(rows) or rows[position]["error"]:
+                    wanted.append(position)
+                    yield note.watched(item) if note.careful else item
+
+        scored: Iterator[tuple[str, Score]]
         if note.careful:
-            chosen = [note.watched(item) for item in chosen]
-            fresh = self.table.to_table(one for item in chosen for one in self._alone(item, note))
+            scored = (one for item in chosen() for one in self._alone(item, note))
         else:
-            fresh = self.table.to_table(self.table.score(chosen))
-        if before is None:
+            scored = self.table.score(chosen())
+        fresh = self.table.to_table(scored)
+        if not rows:
             return fresh
-        merged = before.to_pylist()
         for position, row in zip(wanted, fresh.to_pylist(), strict=True):
-            merged[position] = row
-        return pa.Table.from_pylist(merged, schema=before.schema)
+            rows[position : position + 1] = [row]
+        return pa.Table.from_pylist(rows, schema=fresh.schema)
 
     def _alone(self, item: Item, note: Note) -> list[tuple[str, Score]]:
         note.begin(item)
@@ -378,9 +394,9 @@ class Job:
         return job
 
     def add(self, chunk: Chunk) -> None:
-        """Take note of a chunk; of two of one place the one with fewer failures counts."""
+        """Take note of a chunk; of two of one place the one with more scores counts."""
         key = (chunk.unit, chunk.number)
-        if key not in self.chunks or chunk.failed < self.chunks[key].failed:
+        if key not in self.chunks or chunk.standing >= self.chunks[key].standing:
             self.chunks[key] = chunk
 
     @property
@@ -435,16 +451,25 @@ class Job:
         return rows - failed, failed
 
 
-def chunks(items: Iterable[Item], size: int) -> Iterator[tuple[int, list[Item], bool]]:
-    """Yield number and items of each chunk, and whether it is the last; at least one."""
-    items = iter(items)
-    own, number = list(islice(items, size)), 0
-    while True:
-        following = list(islice(items, size))
-        yield number, own, not following
-        if not following:
-            return
-        own, number = following, number + 1
+class Ahead:
+    """Items, one of them read ahead to say whether there are more: each may hold its bytes."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._next = next(self._items, None)
+
+    @property
+    def more(self) -> bool:
+        return self._next is not None
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self._next is None:
+            raise StopIteration
+        item, self._next = self._next, next(self._items, None)
+        return item
 
 
 def to_parquet(table: pa.Table) -> bytes:
