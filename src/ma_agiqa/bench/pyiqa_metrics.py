@@ -3,7 +3,7 @@
 pyiqa is an independent implementation whose results its authors check against the originals.
 It fetches weights or statistics of a metric from the network the first time.
 Scores are raw, as the library gives them; the library also says whether lower is better.
-What this file does not do: judge them (`evaluation/scores.py`).
+What this file does not do: judge them (`evaluation/evaluate.py`).
 """
 
 from __future__ import annotations
