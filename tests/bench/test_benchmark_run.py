@@ -14,7 +14,9 @@ import pytest
 from ma_agiqa.bench import job as job_module
 from ma_agiqa.bench import models
 from ma_agiqa.bench import run as run_module
+from ma_agiqa.bench.job import Bench, Job
 from ma_agiqa.bench.models import AblationSpec, ProbeSpec
+from ma_agiqa.bench.run import Result
 from ma_agiqa.data import datasets as registry
 from ma_agiqa.data import splits
 from ma_agiqa.data.samples import TableColumns
@@ -131,6 +133,23 @@ def test_a_process_that_dies_is_a_row(desk: Path, monkeypatch: pytest.MonkeyPatc
 
 def dies(*_: object) -> None:
     os._exit(9)
+
+
+def test_models_of_one_key_are_one_process(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trainings shared one folder; its lock stopped the second, and with it the benchmark."""
+    monkeypatch.setattr(run_module, "_finish", notes_its_key)
+    grid = bench_desk.grid(desk, HEAD, A, PROBE, PROBE.replace('"probe"\nk', '"Probe"\nk'))
+    done = run("benchmark", grid, "--out", desk / "out", "--device", "cpu", "--jobs", "2")
+    assert done.exit_code == 1, done.stderr
+    keys = (desk / "out/keys").read_text().splitlines()
+    assert len(keys) == len(set(keys)) == 2
+    assert done.stderr.count("failed: ") == 4  # a row for each model
+
+
+def notes_its_key(job: Job, bench: Bench) -> Result:
+    with (bench.out / "keys").open("a") as file:
+        file.write(f"{job.key}\n")
+    return Result(job, (), "only counted", 0.0, {})
 
 
 def test_models_are_chosen_on_validation_without_a_look_at_the_test_part(desk: Path) -> None:

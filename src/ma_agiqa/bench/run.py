@@ -189,7 +189,8 @@ def _ahead(jobs: Sequence[Job], bench: Bench, at_once: int) -> Iterator[dict[str
     )
     unobserved = dataclasses.replace(bench, observer=Unobserved())
     try:
-        yield {job.key: pool.submit(_finish, job, unobserved) for job in learning}
+        once = {job.key: job for job in learning}  # two models of one setting share a cell
+        yield {key: pool.submit(_finish, job, unobserved) for key, job in once.items()}
     finally:
         pool.shutdown(cancel_futures=True)
 
