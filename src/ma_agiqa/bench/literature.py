@@ -63,6 +63,7 @@ PUBLISHED: tuple[Published, ...] = (
     Published("MANIQA", "agiqa-3k", 0.8618, 0.9115, None, UNSTATED, PAPER),
     Published("HyperIQA", "agiqa-3k", 0.8509, 0.9049, None, UNSTATED, PAPER),
     Published("DBCNN", "agiqa-3k", 0.8263, 0.8900, None, UNSTATED, PAPER),
+    Published("ResNet50", "agiqa-3k", 0.8552, 0.9072, None, OWN, M3),
     Published("HyperIQA", "agiqa-3k", 0.8526, 0.8975, None, OWN, M3),
     Published("DBCNN", "agiqa-3k", 0.8154, 0.8747, None, OWN, M3),
     Published("Q-Align, re-trained", "agiqa-3k", 0.8058, 0.8268, None, TEN, ACL),
