@@ -128,7 +128,7 @@ class Trainer:
     """Owns the network, its moving average, the optimiser and the step count.
 
     Args:
-        train, val: of several data sets, scores of `train` are on one scale (`scales.py`).
+        train, val: of several data sets, scores of `train` are on one scale (`data.py`).
         precision: `float32`, or `bfloat16` for automatic mixed precision.
     """
 
