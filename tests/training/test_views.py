@@ -78,6 +78,20 @@ def test_the_whole_view_has_one_side_whatever_the_picture(size: tuple[int, int])
     assert whole.shape == (48, 48, 3)
 
 
+def test_the_whole_view_loses_no_more_detail_than_its_crop(image: np.ndarray) -> None:
+    """A picture whose short side is that of the crop cannot be reduced. Its whole view once lost
+    what the drawn reduction would have lost."""
+    reduced = replace(PLAIN, reduce_prob=1.0)
+    for seed in range(4):
+        small, plain = (view(image[:64, :64], recipe, seed=seed) for recipe in (reduced, PLAIN))
+        assert np.array_equal(small.crop, plain.crop)
+        assert np.array_equal(small.whole, plain.whole)
+    large, plain = (
+        view(image[:80, :80], replace(recipe, crop=32), seed=1) for recipe in (reduced, PLAIN)
+    )
+    assert not np.array_equal(large.whole, plain.whole)
+
+
 def test_distorted_copies_come_in_pairs_the_second_the_stronger(image: np.ndarray) -> None:
     squares = 0
     for seed in range(30):

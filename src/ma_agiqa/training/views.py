@@ -158,8 +158,8 @@ class _Cut:
             ratio = 0.5**strength
         elif chance < recipe.reduce_prob + recipe.enlarge_prob:
             ratio = 2.0**strength
-        detail = ratio * math.sqrt(height * width) if ratio < 1 else math.inf
         ratio = max(ratio, recipe.crop / min(height, width))
+        detail = ratio * math.sqrt(height * width) if ratio < 1 else math.inf
         height, width = (max(recipe.crop, round(side * ratio)) for side in (height, width))
         return cls(
             detail,
