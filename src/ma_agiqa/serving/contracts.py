@@ -9,7 +9,8 @@
                                    -> pickle {"scores"}, or {"error": text}
 
 A reward is the score on the model's scale. A pickle can run any code when it is read; here it is
-read by a reader that knows numbers, text, bytes, lists, dicts and numpy arrays, and nothing else.
+read by a reader that knows numbers, text, bytes, lists and dicts. Numpy arrays are left out, since
+their own readers trust what they are given; any other name is refused.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import base64
 import binascii
 import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ma_agiqa.errors import UsageError
 
@@ -119,6 +119,7 @@ def pickled(body: bytes) -> list[bytes]:
         UsageError: it is not of that form, or holds anything but plain data.
     """
     try:
+        _require_small(body)
         content = _PlainReader(io.BytesIO(body)).load()
     except Exception as error:  # a damaged pickle ends in errors of almost any class
         raise UsageError(f"the pickle cannot be read: {error}") from error
@@ -139,32 +140,47 @@ def pickle_error(reason: str) -> bytes:
     return pickle.dumps({"error": reason}, protocol=4)
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stand in for `_codecs.encode`, by which old protocols spell bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r} is not plain data")
-    return text.encode(encoding)
+MOST_STEPS = 1_000_000  # of a pickle; a request of 256 images takes about a thousand
+
+_NUMBERED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
-_array = np.empty(0)
-_BUILDERS = {
-    # By the names that numpy's own pickles have, without touching its private modules.
-    ("multiarray", "_reconstruct"): _array.__reduce_ex__(2)[0],
-    ("numeric", "_frombuffer"): _array.__reduce_ex__(5)[0],
-}
+def _require_small(body: bytes) -> None:
+    """Refuse a pickle that makes its reader work or grow out of all proportion.
+
+    What is put aside has a number, and the reader keeps a table as long as the largest of them:
+    five bytes could ask for 64 GB.
+    """
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(body)):
+        if step > MOST_STEPS or (opcode.name in _NUMBERED and int(argument or 0) > step):
+            raise pickle.UnpicklingError("it asks more of its reader than a request can need")
+
+
+class _Unread:
+    """Stands for a numpy array and whatever makes one, of which nothing is wanted."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    @staticmethod
+    def __setstate__(*_: Any) -> None:
+        """Take no state; without this a pickle could write into the class."""
 
 
 class _PlainReader(pickle.Unpickler):
-    """A reader of pickles that builds numpy arrays, and calls nothing else by name."""
+    """A reader of pickles that leaves out numpy arrays, and calls nothing else by name."""
 
     def find_class(self, module: str, name: str) -> Any:
+        def latin1(text: str, encoding: str) -> bytes:
+            """Stand in for `_codecs.encode`; made anew, since a pickle may write into it."""
+            if encoding != "latin1":
+                raise pickle.UnpicklingError("an encoding other than latin1 is not plain data")
+            return text.encode("latin1")
+
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        place, _, part = module.rpartition(".")
-        if place in ("numpy._core", "numpy.core") and (part, name) in _BUILDERS:
-            return _BUILDERS[part, name]
+            return latin1
+        if module.partition(".")[0] == "numpy":
+            return _Unread
         raise pickle.UnpicklingError(f"{module}.{name} is not plain data")
