@@ -122,6 +122,48 @@ def test_what_is_wrong_decides_the_status(
     assert reason in reply.json()["detail"]
 
 
+def form_of(name: bytes, charset: str) -> dict[str, Any]:
+    head = b'--B\r\nContent-Disposition: form-data; name="image"; filename="%b"\r\n\r\n' % name
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    return {"content": head + PICTURES[0] + b"\r\n--B--\r\n", "headers": {"content-type": kind}}
+
+
+def raw(text: str) -> dict[str, Any]:
+    return {"content": text, "headers": {"content-type": "application/json"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "reason"),
+    [
+        ("/v1/score", raw('{"images": [{"name": "\\ud800", "data": ""}]}'), "half a character"),
+        ("/v1/score", raw('{"images": [{"name": {"a": 1}, "data": ""}]}'), "is a dict"),
+        ("/v1/score", form_of(b"a\\ud800.png", "unicode_escape"), "half a character"),
+        ("/v1/score", form_of(b"a.png", "undefined"), "the form cannot be read"),
+        ("/score", raw('{"requests": [{"history": ["x"]}]}'), "a history holds turns"),
+        ("/score", raw('{"requests": [{"history": [], "group_id": "\\ud800"}]}'), "group_id holds"),
+        ("/score", raw('{"requests": [{"history": [], "group_id": NaN}]}'), "group_id is nan"),
+        ("/score", raw('{"requests": [{"history": [], "group_id": 1e999}]}'), "group_id is inf"),
+        (
+            "/score",
+            raw('{"requests": [{"history": [], "group_id": %s}]}' % ("[" * 300 + "]" * 300)),
+            "group_id is a list",
+        ),
+        (
+            "/score",
+            raw('{"requests": [{"history": [], "required_rewards": ["\\ud800"]}]}'),
+            "required_rewards holds half",
+        ),
+    ],
+)
+def test_what_a_reply_could_not_repeat_is_400(
+    client: TestClient, path: str, request_: dict[str, Any], reason: str
+) -> None:
+    """Each of them was an internal error, or ended the reply midway."""
+    reply = client.post(path, **request_)
+    assert reply.status_code == 400, reply.text
+    assert reason in reply.json()["detail"]
+
+
 def test_a_body_without_a_length_is_cut_off(client: TestClient) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(40):

@@ -359,7 +359,7 @@ def _add_rewards(app: FastAPI, settings: Settings) -> None:
     async def pickled(request: Request) -> Response:
         """Rewards for flow_grpo and verl-omni."""
         try:
-            images = contracts.pickled(await request.body())
+            images = await run_in_threadpool(contracts.pickled, await request.body())
             scores = _rewards(await request.app.state.service.score(images))
         except UsageError as error:
             return Response(contracts.pickle_error(str(error)), 400, media_type=_OCTETS)
@@ -416,9 +416,11 @@ async def _of_form(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
         async with request.form(max_files=MOST_IMAGES, max_fields=8) as form:
             explain = str(form.get("explain", "false")).lower() in ("true", "1", "on")
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            return [(file.filename or "image", await file.read()) for file in files], explain
-    except (MultiPartException, StarletteHTTPException) as error:
+            named = [(file.filename or "image", await file.read()) for file in files]
+    except (MultiPartException, StarletteHTTPException, UnicodeError) as error:
+        # The last is of the charset that the request names.
         raise HTTPException(400, f"the form cannot be read: {error}") from error
+    return [(_name(name), data) for name, data in named], explain
 
 
 def _of_json(body: Any) -> tuple[list[tuple[str, bytes]], bool]:
@@ -427,12 +429,16 @@ def _of_json(body: Any) -> tuple[list[tuple[str, bytes]], bool]:
         raise HTTPException(422, 'expected {"images": [{"name": ..., "data": base64}, ...]}')
     named = [
         (
-            str(one.get("name") or f"image[{number}]"),
+            _name(one.get("name") or f"image[{number}]"),
             _understood(contracts.from_base64, one.get("data")),
         )
         for number, one in enumerate(images)
     ]
     return named, body.get("explain") is True
+
+
+def _name(name: Any) -> str:
+    return str(_understood(partial(contracts.repeatable, what="the name of an image"), name))
 
 
 def _require_image(service: Service, data: bytes) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import pickle
 import pickletools
 from dataclasses import dataclass
@@ -74,6 +75,21 @@ def from_base64(text: Any) -> bytes:
         raise UsageError(f"expected base64 text: {error}") from error
 
 
+def repeatable(value: Any, *, what: str) -> Any:
+    """Return a value of a request that a reply repeats, if JSON can hold it.
+
+    Raises:
+        UsageError: it is no text, number, true, false or null, or not one that JSON has.
+    """
+    if not isinstance(value, str | int | float | None):
+        raise UsageError(f"{what} is a {type(value).__name__}, expected text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{what} is {value}, which JSON does not have")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{what} holds half a character (a lone surrogate)")
+    return value
+
+
 def flow_factory(body: Any) -> list[bytes]:
     """Return the images of a request to `/compute`.
 
@@ -100,13 +116,19 @@ def unirl(body: Any) -> list[RewardRequest]:
         history, names = one.get("history"), one.get("required_rewards", [REWARD])
         if not isinstance(history, list) or not isinstance(names, list):
             raise UsageError("a request has a history and required_rewards, both lists")
+        if not all(isinstance(turn, dict) for turn in history):
+            raise UsageError('a history holds turns, each an object such as {"image_b64": ...}')
         images = [turn["image_b64"] for turn in history if turn.get("image_b64")]
         found.append(
             RewardRequest(
                 image=from_base64(images[-1]) if images else None,
-                unknown=tuple(str(name) for name in names if name != REWARD),
+                unknown=tuple(
+                    str(repeatable(name, what="a name in required_rewards"))
+                    for name in names
+                    if name != REWARD
+                ),
                 wanted=REWARD in names,
-                identity={key: one[key] for key in IDENTITIES if key in one},
+                identity={key: repeatable(one[key], what=key) for key in IDENTITIES if key in one},
             )
         )
     return found
