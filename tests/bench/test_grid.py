@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from conftest import REPOSITORY
+from ma_agiqa.bench import job as job_module
 from ma_agiqa.bench.grid import read_grid
 from ma_agiqa.bench.job import Job, expand_splits
 from ma_agiqa.bench.models import AblationSpec, DirectorySpec, ProbeSpec, TrainSpec
 from ma_agiqa.bench.run import prepare
 from ma_agiqa.errors import DataError, FeatureError, MAAGIQAError, ModelError, UsageError
+from ma_agiqa.features.source import hash_files
+from ma_agiqa.training.data import Source
 from support import bench_desk
 from support.bench_desk import DATA, HEAD, PEER, PROBE, TRAIN
 
@@ -146,6 +153,10 @@ def test_a_grid_that_is_not_there_is_named(tmp_path: Path) -> None:
         ([A, PROBE, 'vectors = ["hands"]\n'], UsageError, "no vectors named 'hands'"),
         ([A, PEER.replace("peer.csv", "pear.csv")], DataError, "no such file"),
         ([A, PEER, 'data = "c"\n'], UsageError, "no data 'c'"),
+        ([A, TRAIN, 'also = "b.csv"\n'], UsageError, "'trained': also: expected NAME=ROOT"),
+        ([A, TRAIN, 'also = "c.csv=."\n'], DataError, "c.csv: no such file"),
+        ([A, TRAIN, 'also = "live-it=."\n'], UsageError, "unknown data set 'live-it'"),
+        ([A, TRAIN, 'also = "b.csv=.@papper"\n'], UsageError, "unknown split 'papper'"),
         ([A, BARE.replace('"compact"', '"paper"')], UsageError, "name its store"),
         (
             [A, '[[model]]\nname = "m"\nkind = "directory"\nmodel = "compakt"\n'],
@@ -175,6 +186,96 @@ def test_other_weights_in_a_backbone_file_are_another_job(desk: Path) -> None:
         file.write_bytes(content)
         keys.add(jobs_of(desk, A, training, 'backbone = "vit.safetensors"\n')[0].key)
     assert len(keys) == 2
+
+
+def listed_split(desk: Path) -> str:
+    """Write a list of test images and return the data set with the split that it makes."""
+    (desk / "splits").mkdir(exist_ok=True)
+    (desk / "splits/ipce-01-test.txt").write_text("a/0.png\na/1.png\n")
+    return A.replace("random-0..1", "ipce-01")
+
+
+def other_prompt(desk: Path) -> None:
+    text = (desk / "a.csv").read_text()
+    (desk / "a.csv").write_text(text.replace("prompt 24", "other words"))
+
+
+def other_list(desk: Path) -> None:
+    (desk / "splits/ipce-01-test.txt").write_text("a/2.png\na/3.png\n")
+
+
+def other_image(desk: Path) -> None:
+    (desk / "a/9.png").write_bytes((desk / "a/9.png").read_bytes() + b"more")
+
+
+def other_image_of_also(desk: Path) -> None:
+    (desk / "b/9.png").write_bytes((desk / "b/9.png").read_bytes() + b"more")
+
+
+def other_score_of_also(desk: Path) -> None:
+    text = (desk / "b.csv").read_text()
+    (desk / "b.csv").write_text(re.sub(r"b/7.png,[^,]*", "b/7.png,4.5", text))
+
+
+@pytest.mark.parametrize(
+    "change", [other_prompt, other_list, other_image, other_image_of_also, other_score_of_also]
+)
+def test_other_content_is_another_job(desk: Path, change: Callable[[Path], None]) -> None:
+    """Jobs were known by names and scores: results of other images and splits were kept."""
+    parts = listed_split(desk), TRAIN, 'also = "b.csv=.@random-0"\n'
+    keys = [job.key for job in jobs_of(desk, *parts)]
+    assert [job.key for job in jobs_of(desk, *parts)] == keys
+    change(desk)
+    assert not set(keys) & {job.key for job in jobs_of(desk, *parts)}
+
+
+def test_a_grid_elsewhere_has_the_same_jobs(
+    desk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    parts = A, PROBE, TRAIN, 'also = "b.csv=.@random-0"\n'
+    keys = [job.key for job in jobs_of(desk, *parts)]
+    elsewhere = tmp_path_factory.mktemp("else") / "where=it@is"
+    shutil.copytree(desk, elsewhere)
+    assert [job.key for job in jobs_of(elsewhere, *parts)] == keys
+
+
+def test_each_image_is_hashed_once_for_all_jobs(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def noted(paths: Sequence[Path]) -> list[str]:
+        hashed.extend(paths)
+        return hash_files(paths)
+
+    monkeypatch.setattr(job_module, "hash_files", noted)
+    again = 'also = "b.csv=."\n', A.replace("data =", 'name = "again"\ndata =')
+    jobs_of(desk, HEAD, A, DATA.format(name="b"), PROBE, TRAIN, *again)
+    assert len(hashed) == len(set(hashed)) == 2 * bench_desk.IMAGES
+
+
+def test_further_data_sets_start_at_the_toml_file_and_take_the_runs_split(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They started at the current directory."""
+    monkeypatch.chdir("/")
+    also = 'also = ["b.csv=.@random-8-2-0", "b.csv=."]\n'
+    for job in jobs_of(desk, A, TRAIN, also):
+        assert job.model.sources(job.split) == (
+            Source(str(desk / "b.csv"), desk, "random-8-2-0"),
+            Source(str(desk / "b.csv"), desk, job.split),
+        )
+        assert [row[2] for row in job.settings["also"]] == ["random-8-2-0", job.split]
+
+
+def test_the_grids_of_this_repository_are_read() -> None:
+    """One named a setting that a recipe no longer has."""
+    root = REPOSITORY / "benchmarks/grids"
+    for path in sorted(root.glob("*.toml")):
+        for model in read_grid(path).model:
+            for also in model.also if isinstance(model, TrainSpec) else ():
+                assert isinstance(also, Source)
+                assert also.root.resolve() == REPOSITORY / "LIVE-itW"
 
 
 def test_a_file_without_scores_for_a_tested_image_is_refused_with_the_count(desk: Path) -> None:

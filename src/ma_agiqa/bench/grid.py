@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.bench.job import LoadedDataset, ModelSpec, expand_splits, sha256
+from ma_agiqa.bench.job import LoadedDataset, ModelSpec, Reader, expand_splits, placed_data
 from ma_agiqa.bench.models import KINDS, AblationSpec
 from ma_agiqa.config import from_dict
-from ma_agiqa.data import datasets, splits
+from ma_agiqa.data import splits
 from ma_agiqa.data.samples import TableColumns
 from ma_agiqa.errors import MissingExtraError, UsageError
 from ma_agiqa.text import did_you_mean
@@ -56,22 +56,20 @@ class DataSpec:
 
     def placed(self, folder: Path) -> DataSpec:
         """Return it with the path of a table starting at `folder`, and its splits written out."""
-        data = str(folder / self.data) if Path(self.data).suffix else self.data
+        data = placed_data(self.data, folder)
         name = self.name or Path(data).stem
         return dataclasses.replace(self, data=data, name=name, splits=expand_splits(self.splits))
 
-    def load(self, part: str) -> LoadedDataset:
+    def load(self, part: str, reader: Reader) -> LoadedDataset:
         """Read it, to judge models on one part of each split.
 
         Raises:
             UsageError: unknown data set, split or target.
-            DataError: something is missing or damaged.
+            DataError, ImageError: something is missing or damaged.
         """
         columns = TableColumns(self.image_column, self.score_column, self.prompt_column)
-        samples = datasets.load(self.data, self.root, columns)
+        samples = reader.samples(self.data, self.root, columns)
         target = self.target or next(iter(samples.targets))
-        scores = samples.target(target).tolist()
-        content = "\n".join([target, *map(repr, zip(samples.name, scores, strict=True))])
         return LoadedDataset(
             name=self.name,
             data=self.data,
@@ -81,7 +79,7 @@ class DataSpec:
             target=target,
             splits={name: splits.resolve(name, samples, self.root) for name in self.splits},
             part=part,
-            digest=sha256(content),
+            digest=reader.digest(samples, target),
         )
 
 

@@ -20,16 +20,60 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ma_agiqa.data import datasets
 from ma_agiqa.data.samples import Samples, TableColumns
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.evaluation.evaluate import scores_of
 from ma_agiqa.evaluation.report import EvaluationReport, evaluate_predictions
+from ma_agiqa.features.source import hash_files
 from ma_agiqa.files import write_atomically
+from ma_agiqa.training.data import Source
 from ma_agiqa.training.run import Observer
 
 Predict: TypeAlias = "Callable[[LoadedDataset, str], NDArray[np.float64]]"
 """Data set and name of a split -> a score for each judged image, (n,)."""
+
+
+class Reader:
+    """Reads the data sets of a grid: each table, and each image's file to hash it, once."""
+
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, Path, TableColumns], Samples] = {}
+        self._hashes: dict[Path, str] = {}
+
+    def samples(self, data: str, root: Path, columns: TableColumns) -> Samples:
+        """Return a data set, as `datasets.load`."""
+        key = (data, root, columns)
+        if key not in self._samples:
+            self._samples[key] = datasets.load(data, root, columns)
+        return self._samples[key]
+
+    def digest(self, samples: Samples, target: str) -> str:
+        """Return the content hash of names, scores, groups and those images that are there.
+
+        Raises:
+            UsageError: no such target.
+            ImageError: an image's file cannot be read.
+        """
+        new = [path for path in samples.path if path not in self._hashes]
+        there = [path for path in new if path.is_file()]
+        self._hashes.update(dict.fromkeys(new, ""))
+        self._hashes.update(zip(there, hash_files(there), strict=True))
+        content = {
+            "target": target,
+            "names": samples.name,
+            "scores": samples.target(target).tolist(),
+            "groups": dict(samples.groups),
+            "images": [self._hashes[path] for path in samples.path],
+        }
+        return sha256(json.dumps(content, sort_keys=True))
+
+
+def split_digest(split: Split) -> str:
+    """Return the content hash of the rows of a split, and of what is said of it."""
+    rows = [part.tolist() for part in (split.train, split.val, split.test)]
+    return sha256(json.dumps([split.protocol, split.caveats, rows]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +86,7 @@ class LoadedDataset:
         target: the human score that counts.
         splits: by name, in the order of the grid.
         part: of each split, on which models are judged.
-        digest: content hash of names and scores.
+        digest: content hash; see `Reader.digest`.
     """
 
     name: str
@@ -59,6 +103,10 @@ class LoadedDataset:
     def first_split(self) -> str:
         """Name of the split on which models trained on other data sets are judged."""
         return next(iter(self.splits))
+
+    def split_digest(self, split: str) -> str:
+        """Return the content hash of a split."""
+        return split_digest(self.splits[split])
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the rows of the images on which models are judged on a split."""
@@ -158,9 +206,9 @@ class Bench:
         settings = {
             key: value
             for key, value in job.settings.items()
-            if key not in ("split", "resamples", "others")
+            if key not in ("split", "rows", "resamples", "others")
         }
-        settings["tested"] = list(job.data.splits)
+        settings["tested"] = {split: job.data.split_digest(split) for split in job.data.splits}
         shared = dataclasses.replace(job, split="all", settings=settings)
         path = self.out / "scores" / f"{shared.key}.json"
         try:
@@ -207,6 +255,10 @@ class ModelSpec:
             UsageError, ModelError: they do not.
         """
 
+    def sources(self, split: str) -> tuple[Source, ...]:
+        """Return the data sets it learns from besides its own."""
+        return ()
+
     def digest(self, datasets: Sequence[LoadedDataset]) -> str:
         """Return the content hash of what it is made of, having checked that it is there.
 
@@ -226,6 +278,11 @@ class ModelSpec:
             MAAGIQAError: whatever prevents a result.
         """
         raise NotImplementedError
+
+
+def placed_data(data: str, folder: Path) -> str:
+    """Return the name of a data set, or the path of a table that starts at `folder`."""
+    return str(folder / data) if Path(data).suffix else data
 
 
 def evaluation(data: LoadedDataset, report: EvaluationReport, *caveats: str) -> Evaluation:

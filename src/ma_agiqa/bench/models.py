@@ -38,6 +38,7 @@ from ma_agiqa.bench.job import (
     evaluation,
     expand_splits,
     file_sha256,
+    placed_data,
     sha256,
 )
 from ma_agiqa.data.samples import Samples, require_images
@@ -103,13 +104,18 @@ class DirectorySpec(ModelSpec):
         return [evaluation(data, report, *seen)], {}
 
 
+OWN_SPLIT = "the run's own"
+"""Stands for the split of each run in a data set of `also` that names none."""
+
+
 @dataclass(frozen=True)
 class TrainSpec(ModelSpec):
     """A training; the arguments are those of `ma-agiqa train`.
 
     Attributes:
         vectors: which of the store's questions the network takes; all when empty.
-        also: further data sets to learn from, each `NAME=ROOT@SPLIT`.
+        also: further data sets to learn from, each `NAME=ROOT@SPLIT`, or `NAME=ROOT` for the
+            split of the run; `placed` parses them.
         splits: the splits of the grid on which it is run; all when empty. For slow trainings.
     """
 
@@ -124,13 +130,36 @@ class TrainSpec(ModelSpec):
     store: Path | None = None
     vectors: tuple[str, ...] = ()
     precision: str = "auto"
-    also: tuple[str, ...] = ()
+    also: tuple[str | Source, ...] = ()
     splits: tuple[str, ...] = ()
 
     def placed(self, folder: Path) -> TrainSpec:
         file = folder / self.backbone
-        backbone = str(file) if file.is_file() else self.backbone
-        return dataclasses.replace(self, backbone=backbone, splits=expand_splits(self.splits))
+        return dataclasses.replace(
+            self,
+            backbone=str(file) if file.is_file() else self.backbone,
+            also=tuple(self._placed_source(one, folder) for one in self.also),
+            splits=expand_splits(self.splits),
+        )
+
+    def _placed_source(self, also: str | Source, folder: Path) -> Source:
+        try:
+            source = self._source(also)
+        except UsageError as error:
+            raise UsageError(f"model {self.name!r}: also: {error.reason}") from error
+        data = placed_data(source.data, folder)
+        return dataclasses.replace(source, data=data, root=folder / source.root)
+
+    @staticmethod
+    def _source(also: str | Source) -> Source:
+        return Source.parse(also, split=OWN_SPLIT) if isinstance(also, str) else also
+
+    def sources(self, split: str) -> tuple[Source, ...]:
+        found = map(self._source, self.also)
+        return tuple(
+            dataclasses.replace(one, split=split) if one.split == OWN_SPLIT else one
+            for one in found
+        )
 
     def check(self, splits: Sequence[str]) -> None:
         self._recipe()
@@ -167,6 +196,7 @@ class TrainSpec(ModelSpec):
     def run(self, job: Job, bench: Bench) -> RunOutput:
         data, folder, store = job.data, bench.out / "runs" / job.key, self.store
         assert job.seed is not None
+        also = self.sources(job.split)
         if store is not None and self.vectors:
             store = select_questions(store, self.vectors, data.samples, bench.out / "stores")
         request = TrainRequest(
@@ -185,7 +215,7 @@ class TrainSpec(ModelSpec):
             precision=self.precision,
             resume=(folder / "run.json").exists(),
             columns=data.columns,
-            also=tuple(Source.parse(text, split=job.split) for text in self.also),
+            also=also,
         )
         directory = train(request, observer=bench.observer)
         scorer = load(directory, device=bench.device, store=self.store)

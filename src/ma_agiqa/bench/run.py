@@ -29,10 +29,20 @@ import torch
 
 from ma_agiqa import devices
 from ma_agiqa.bench.grid import Grid
-from ma_agiqa.bench.job import Bench, Evaluation, Job, LoadedDataset, ModelSpec
+from ma_agiqa.bench.job import (
+    Bench,
+    Evaluation,
+    Job,
+    LoadedDataset,
+    ModelSpec,
+    Reader,
+    split_digest,
+)
+from ma_agiqa.data import splits
 from ma_agiqa.errors import MAAGIQAError, OutputError
 from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.files import lock_folder, write_atomically
+from ma_agiqa.training.data import Source
 from ma_agiqa.training.run import Observer, Silence
 from ma_agiqa.version import __version__
 
@@ -89,10 +99,11 @@ def prepare(grid: Grid) -> tuple[list[LoadedDataset], list[Job]]:
         UsageError: an unknown data set, split, target, model, question or metric.
         DataError, FeatureError, ModelError: something named is missing or damaged.
     """
-    datasets = [spec.load(grid.part) for spec in grid.data]
+    reader = Reader()
+    datasets = [spec.load(grid.part, reader) for spec in grid.data]
     digests = [model.digest(datasets) for model in grid.model]
     jobs = [
-        _job(grid, model, data, split, seed, digest, datasets)
+        _job(grid, model, data, split, seed, digest, datasets, reader)
         for model, digest in zip(grid.model, digests, strict=True)
         for data in datasets
         for split, seed in model.runs(data, grid.seeds)
@@ -108,6 +119,7 @@ def _job(
     seed: int | None,
     digest: str,
     datasets: Sequence[LoadedDataset],
+    reader: Reader,
 ) -> Job:
     crossing = grid.cross and model.learns
     others = tuple(other for other in datasets if crossing and other is not data)
@@ -116,19 +128,32 @@ def _job(
         "arguments": {
             key: _plain(value)
             for key, value in dataclasses.asdict(model).items()
-            if key not in ("name", "splits")
+            if key not in ("name", "splits", "also")
         },
         "content": digest,
         "data": data.digest,
+        "also": [_also(source, data, reader) for source in model.sources(split)],
         "split": split,
+        "rows": data.split_digest(split),
         "seed": seed,
         "resamples": grid.resamples,
-        "others": [[other.name, other.digest, other.first_split] for other in others],
+        "others": [
+            [other.name, other.digest, other.first_split, other.split_digest(other.first_split)]
+            for other in others
+        ],
         "version": __version__,
     }
     if grid.part != "test":
         settings["part"] = grid.part
     return Job(model, data, split, seed, others, settings)
+
+
+def _also(source: Source, data: LoadedDataset, reader: Reader) -> list[str]:
+    """Return name, content and split of a further data set to learn from; see `load_sets`."""
+    samples = reader.samples(source.data, source.root, data.columns)
+    target = data.target if data.target in samples.targets else next(iter(samples.targets))
+    split = splits.resolve(source.split, samples, source.root)
+    return [samples.dataset, reader.digest(samples, target), split.name, split_digest(split)]
 
 
 def _plain(value: Any) -> Any:
