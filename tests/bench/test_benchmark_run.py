@@ -368,6 +368,7 @@ vectors = ["coherence"]
 backbone = "random"
 settings = ["epochs=1", "batch_size=8"]
 network = {json.dumps([*row.network, "gate=none"])}
+also = "b.csv=.@random-1"
 """
     benchmark(desk, "resamples = 100\n", A.replace("0..1", "0"), model)
     (cell,) = results(desk)["cells"]

@@ -41,12 +41,14 @@ from ma_agiqa.bench.job import (
     placed_data,
     sha256,
 )
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.data.samples import Samples, require_images
+from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import UsageError
 from ma_agiqa.evaluation import evaluate as protocol
 from ma_agiqa.evaluation.evaluate import read_scores, scores_of, with_direction
 from ma_agiqa.evaluation.probe import features_of, fit_probe
-from ma_agiqa.features.source import hash_files
+from ma_agiqa.features.source import hash_files, keys_of
 from ma_agiqa.features.store import FeatureStore, read_header
 from ma_agiqa.models import checkpoint
 from ma_agiqa.models.registry import CONFIG, MODELS, find_directory, weights_file
@@ -198,7 +200,11 @@ class TrainSpec(ModelSpec):
         assert job.seed is not None
         also = self.sources(job.split)
         if store is not None and self.vectors:
-            store = select_questions(store, self.vectors, data.samples, bench.out / "stores")
+            sets = [_learned(data.samples, data.splits[job.split])]
+            for source in also:
+                samples = datasets.load(source.data, source.root, data.columns)
+                sets.append(_learned(samples, splits.resolve(source.split, samples, source.root)))
+            store = select_questions(store, self.vectors, sets, bench.out / "stores")
         request = TrainRequest(
             data=data.data,
             root=data.root,
@@ -360,12 +366,15 @@ class AblationSpec:
         return rows
 
 
-def select_questions(store: Path, names: Sequence[str], samples: Samples, folder: Path) -> Path:
-    """Copy the vectors of some questions for the images of a data set; return the new store.
+def select_questions(
+    store: Path, names: Sequence[str], sets: Sequence[Samples], folder: Path
+) -> Path:
+    """Copy the vectors of some questions for the images of data sets; return the new store.
 
     Vectors that are already there are not copied again.
 
     Raises:
+        DataError: an image or, where questions quote them, the prompts are missing.
         FeatureError: a store is damaged, or has no vectors of an image.
         OutputError: the new one cannot be written.
     """
@@ -374,11 +383,19 @@ def select_questions(store: Path, names: Sequence[str], samples: Samples, folder
     chosen = tuple(own[name] for name in names)
     target = folder / f"{source.header.fingerprint}-{'-'.join(q.fingerprint for q in chosen)}"
     copy = FeatureStore.create(target, dataclasses.replace(source.header, questions=chosen))
-    require_images(samples)
+    keys: dict[str, str] = {}  # only keys of questions that quote prompts hold the prompt
+    for samples in sets:
+        require_images(samples)
+        keys |= zip(keys_of(copy, samples), keys_of(source, samples), strict=True)
     with copy.writer() as writer:
-        for sha in copy.missing(hash_files(samples.path)):
-            writer.add(sha, source.get([sha], questions=chosen)[0])
+        for key in copy.missing(keys):
+            writer.add(key, source.get([keys[key]], questions=chosen)[0])
     return target
+
+
+def _learned(samples: Samples, split: Split) -> Samples:
+    """Return the images of a data set that a training reads."""
+    return samples.subset(np.concatenate([split.train, split.val]))
 
 
 def _store_digest(name: str, store: Path, vectors: Sequence[str]) -> str:
