@@ -14,6 +14,7 @@ import torch
 from ma_agiqa.errors import DataError, ModelError, OutputError, UsageError
 from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
+from ma_agiqa.training import data
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
 from support import scored_pictures
@@ -157,9 +158,20 @@ def test_a_damaged_state_is_named(table: Path, tmp_path: Path) -> None:
         train(request(table, out, resume=True), observer=Watcher())
 
 
-def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_found_before_a_picture_is_decoded(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(path: Path) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(data, "read_image", unexpected)
+    with pytest.raises(UsageError, match="unknown precision 'bf16'"):
+        train(request(table, tmp_path / "run", precision="bf16"), observer=Watcher())
     with pytest.raises(DataError, match="42 training images do not fill a batch of 64"):
-        train(request(table, tmp_path / "a", recipe=Recipe(batch_size=64)), observer=Watcher())
+        train(request(table, tmp_path / "run", recipe=Recipe(batch_size=64)), observer=Watcher())
+
+
+def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.csv"
     copy.write_text(table.read_text())
     with pytest.raises(DataError, match="images of copy are missing"):

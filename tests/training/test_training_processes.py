@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ma_agiqa.errors import UsageError
+from ma_agiqa.training import data as training_data
 from ma_agiqa.training.loop import Distributed
 from ma_agiqa.training.recipe import RECIPES, with_settings
 from ma_agiqa.training.run import Silence, TrainRequest, train
@@ -144,8 +145,31 @@ def test_a_batch_that_cannot_be_shared_says_which_could(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Distributed, "__init__", pretend_to_be_three)
+    monkeypatch.setattr(training_data, "read_image", unexpected)
     with pytest.raises(UsageError, match=r"equal parts for 3 processes.*batch_size=9"):
         train_alone(table, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"equal parts for 3 processes.*batch_size=15"):
+        train_alone(table, tmp_path / "run", "correlation=0.5")
+    with pytest.raises(UsageError, match=r"batch_size=24 --set distorted=6"):
+        Distributed("cpu").rows(RECIPES["compact"])
+
+
+def test_a_share_too_small_for_the_correlation_is_refused(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process once left the correlation out in silence."""
+    monkeypatch.setattr(Distributed, "__init__", pretend_to_be_three)
+    monkeypatch.setattr(training_data, "read_image", unexpected)
+    shares = r"3 processes has 4 images of a batch of 12, .* needs 5 .*batch_size=15, or fewer"
+    with pytest.raises(UsageError, match=shares):
+        train_alone(table, tmp_path / "run", "correlation=0.5", "batch_size=12")
+    for settings in (["correlation=0"], ["batch_size=3"], ["batch_size=15"]):
+        recipe = with_settings(RECIPES["modern"], ["batch_size=12", *settings])
+        assert Distributed("cpu").rows(recipe) == range(recipe.batch_size // 3)
+
+
+def unexpected(path: Path) -> None:
+    raise AssertionError("wrong options are found before a picture is decoded")
 
 
 def pretend_to_be_three(self: Distributed, device: str) -> None:

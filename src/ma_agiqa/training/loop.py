@@ -31,7 +31,7 @@ from ma_agiqa.evaluation.metrics import plcc_raw, srcc
 from ma_agiqa.models import preprocess as preprocessing
 from ma_agiqa.models.prediction import Prediction, QualityNetwork
 from ma_agiqa.training.data import ScaleMaps, TrainingSet
-from ma_agiqa.training.losses import distortion_loss, score_loss
+from ma_agiqa.training.losses import MIN_CORRELATED, distortion_loss, score_loss
 from ma_agiqa.training.recipe import Recipe
 from ma_agiqa.training.views import Copy, View, stacked
 
@@ -78,6 +78,34 @@ class Distributed:
             # accelerate says "cpu:0", which torch cannot load a saved state to
             self.device = torch.device("cpu") if cpu else self._accelerator.device
         self.first = self.rank == 0
+
+    def rows(self, recipe: Recipe) -> range:
+        """Return which rows of each batch are this process's.
+
+        Raises:
+            UsageError: a batch does not fall into equal parts, or into parts too small for the
+                correlation that the recipe asks for.
+        """
+        size, count = recipe.batch_size, self.count
+        own = size // count
+        correlated = recipe.correlation > 0 and size >= MIN_CORRELATED
+        least = max(-(-size // count), MIN_CORRELATED if correlated else 1)
+        remedy = f"--set batch_size={least * count}"
+        if size % count or recipe.distorted % count:
+            if recipe.distorted % count:
+                remedy += f" --set distorted={-(-recipe.distorted // count) * count}"
+            raise UsageError(
+                f"a batch of {size} with {recipe.distorted} distorted images does not fall into "
+                f"equal parts for {count} processes",
+                remedy=remedy,
+            )
+        if own < least:
+            raise UsageError(
+                f"each of {count} processes has {own} images of a batch of {size}, and their "
+                f"correlation needs {MIN_CORRELATED}",
+                remedy=f"{remedy}, or fewer processes",
+            )
+        return range(self.rank * own, (self.rank + 1) * own)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the network to run forward: its gradients are averaged over processes."""
@@ -144,26 +172,7 @@ class Trainer:
         distributed: Distributed | None = None,
     ) -> None:
         self.distributed = distributed = distributed or Distributed("cpu")
-        count = distributed.count
-        if recipe.batch_size % count or recipe.distorted % count:
-            raise UsageError(
-                f"a batch of {recipe.batch_size} with {recipe.distorted} distorted images does "
-                f"not fall into equal parts for {count} processes",
-                remedy=f"--set batch_size={-(-recipe.batch_size // count) * count}",
-            )
-        if len(train.images) < recipe.batch_size:
-            raise DataError(
-                f"{len(train.images)} training images do not fill a batch of {recipe.batch_size}",
-                remedy="--set batch_size=N",
-            )
-        if 1 < model.readouts < len(train.names):
-            raise UsageError(
-                f"the model has readouts for {model.readouts} data sets, not for "
-                f"{len(train.names)}",
-                remedy="train a new network",
-            )
-        own = recipe.batch_size // count
-        self.rows = range(distributed.rank * own, (distributed.rank + 1) * own)
+        self.rows = distributed.rows(recipe)
         self.recipe, self.train, self.val = recipe, train, val
         self.seed, self.device, self.precision = seed, distributed.device, precision
         first = train.scores[train.sets == 0]

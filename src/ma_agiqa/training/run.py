@@ -19,7 +19,7 @@ import torch
 
 from ma_agiqa.config import ModelConfig, TrainedOn
 from ma_agiqa.data.samples import TableColumns
-from ma_agiqa.errors import UsageError
+from ma_agiqa.errors import DataError, UsageError
 from ma_agiqa.features.source import questions_of
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.lmm.encoder import to_record
@@ -118,12 +118,14 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
 
     Raises:
         UsageError: the folder holds another run, or `resume` finds none or other settings.
-        DataError: a data set or its split is incomplete.
+        DataError: a data set or its split is incomplete, or does not fill a batch.
         FeatureError: the feature store is damaged, lacks images, or is of another model.
         ModelError: the model to be fine-tuned is damaged.
         OutputError: the run folder cannot be written.
     """
     distributed = Distributed(request.device)
+    distributed.rows(request.recipe)  # what is wrong is said before pictures are decoded
+    choose_precision(request.precision, distributed.device)
     start = find_start(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
@@ -142,6 +144,12 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
             columns=request.columns,
             scale=None if start.config is None else start.config.scale,
         )
+        count = sum(len(one.split.train) for one in sets)
+        if count < recipe.batch_size:
+            raise DataError(
+                f"{count} training images do not fill a batch of {recipe.batch_size}",
+                remedy="--set batch_size=N",
+            )
         config = _model_config(request, start, sets, store)
         trainer = _trainer(request, recipe, start, config, sets, store, distributed)
         run.begin(sets)
@@ -240,6 +248,11 @@ def _trainer(
 ) -> Trainer:
     torch.manual_seed(request.seed)
     model = initial_network(start, config, backbone=request.backbone)
+    if 1 < model.readouts < len(sets):
+        raise UsageError(
+            f"the model has readouts for {model.readouts} data sets, not for {len(sets)}",
+            remedy="train a new network",
+        )
     train, val = (
         training_part(
             sets,
