@@ -263,6 +263,27 @@ def test_beyond_the_queue_requests_are_refused_and_the_rest_is_scored(scorer: Sc
         assert all(one["results"][0]["score"] == scorer(PICTURES[0]).score for one in good)
 
 
+@pytest.mark.parametrize(("queue", "most"), [(4, 4), (1000, 256)])
+def test_more_images_than_a_request_may_hold_are_413(scorer: Scorer, queue: int, most: int) -> None:
+    """They were 429 with a time to come again, which could never help, or taken without a limit."""
+    settings = Settings(queue=queue, isolate=False, allow_pickle=True)
+    images = [b"text"] * (most + 1)
+    texts = [b64(data) for data in images]
+    asked = [{"history": [{"image_b64": text}]} for text in texts]
+    with TestClient(create_app(scorer, settings)) as client:
+        for reply in (
+            client.post("/v1/score", json=as_json(*images)),
+            client.post("/v1/score", files=[("image", ("a", data)) for data in images]),
+            client.post("/compute", json={"image": texts}),
+            client.post("/score", json={"requests": asked}),
+            client.post("/", content=pickle.dumps({"images": images})),
+        ):
+            assert reply.status_code == 413, reply.text
+            assert f"at most {most} images".encode() in reply.content
+        assert client.post("/v1/score", json=as_json(*images[:most])).status_code == 200
+        assert "1 to" in client.post("/v1/score", json=as_json()).json()["detail"]
+
+
 def test_over_time_is_504_and_the_next_request_is_served(scorer: Scorer) -> None:
     slow = Slow(scorer)
     settings = Settings(isolate=False, timeout=2.0)

@@ -87,6 +87,11 @@ class Settings:
         """Bytes of a request."""
         return int(8 * self.max_bytes * BODY_FACTOR)
 
+    @property
+    def max_images(self) -> int:
+        """Images of a request: more than the queue holds could never be taken."""
+        return min(MOST_IMAGES, self.queue)
+
 
 class Metrics:
     """What Prometheus asks for."""
@@ -162,8 +167,10 @@ class Service:
         """Score the images of one request.
 
         Raises:
-            HTTPException: 429, 503 or 504; what was submitted before is given up.
+            HTTPException: 413, 429, 503 or 504; what was submitted before is given up.
         """
+        if len(images) > self.settings.max_images:
+            raise _too_many(self.settings)
         if self.draining:
             raise HTTPException(503, "the service is ending")
         futures = []
@@ -402,13 +409,19 @@ async def _images_of(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
         named, explain = _of_json(await _json(request))
     else:
         raise HTTPException(415, "send multipart/form-data with files, or application/json")
-    if not 0 < len(named) <= MOST_IMAGES:
-        raise HTTPException(422, f"a request holds 1 to {MOST_IMAGES} images, not {len(named)}")
-    limit = request.app.state.service.settings.max_bytes
+    settings: Settings = request.app.state.service.settings
+    if not named:
+        raise HTTPException(422, f"a request holds 1 to {settings.max_images} images, not 0")
+    limit = settings.max_bytes
     for name, data in named:
         if len(data) > limit:
             raise HTTPException(413, f"{name}: has {len(data):,} bytes, over {limit:,}")
     return named, explain
+
+
+def _too_many(settings: Settings) -> HTTPException:
+    most = settings.max_images
+    return HTTPException(413, f"a request holds at most {most} images; send the rest in another")
 
 
 async def _of_form(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
@@ -418,6 +431,8 @@ async def _of_form(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             named = [(file.filename or "image", await file.read()) for file in files]
     except (MultiPartException, StarletteHTTPException, UnicodeError) as error:
+        if "Too many files" in str(error):  # nothing but its words sets this one apart
+            raise _too_many(request.app.state.service.settings) from error
         # The last is of the charset that the request names.
         raise HTTPException(400, f"the form cannot be read: {error}") from error
     return [(_name(name), data) for name, data in named], explain
