@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import pickle
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 import ma_agiqa
 from ma_agiqa.scorer import Scorer
+from ma_agiqa.serving import app as service
 from ma_agiqa.serving.app import Settings, create_app
 from ma_agiqa.types import COVERAGE, Score
 from support.encoding import encoded
@@ -282,6 +284,59 @@ def test_more_images_than_a_request_may_hold_are_413(scorer: Scorer, queue: int,
             assert f"at most {most} images".encode() in reply.content
         assert client.post("/v1/score", json=as_json(*images[:most])).status_code == 200
         assert "1 to" in client.post("/v1/score", json=as_json()).json()["detail"]
+
+
+async def answer(app: Any, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+    """Return the status and text of a reply to a body that comes as the client sends it."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": await anext(chunks, b""), "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/score", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(one.get("body", b"") for one in sent).decode()
+
+
+async def slowly(data: bytes, pause: float) -> AsyncIterator[bytes]:
+    while True:
+        yield data
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("pause", [0.02, 60])
+def test_a_body_that_does_not_come_is_408(scorer: Scorer, pause: float) -> None:
+    """It was waited for without end, and what had come of it was kept."""
+    app = create_app(scorer, Settings(timeout=0.3, isolate=False))
+    status, text = asyncio.run(asyncio.wait_for(answer(app, slowly(b"x", pause)), 30))
+    assert status == 408
+    assert "did not come within 0.3 s" in text
+
+
+def test_bodies_have_a_bound_on_their_sum(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LEAST_HELD", 0)
+    settings = Settings(max_bytes=1200, timeout=0.5, isolate=False)
+    app = create_app(scorer, settings)
+
+    async def together(count: int) -> list[int]:
+        full = bytes(settings.max_body)
+        return [
+            one
+            for one, _ in await asyncio.gather(
+                *(answer(app, slowly(full, 60)) for _ in range(count))
+            )
+        ]
+
+    async def both() -> None:
+        for _ in range(2):  # the memory of the first ten is free again
+            assert sorted(await together(10)) == [408] * 8 + [429] * 2
+
+    asyncio.run(asyncio.wait_for(both(), 30))
 
 
 def test_over_time_is_504_and_the_next_request_is_served(scorer: Scorer) -> None:

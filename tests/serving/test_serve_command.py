@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_it_scores_logs_and_ends_when_told(tiny_compact: Path) -> None:
     said = json.loads(line)
     assert (said["path"], said["status"], said["method"]) == ("/v1/score", 200, "POST")
     assert "Traceback" not in log
+
+
+def test_a_client_that_stalls_is_told_and_let_go(tiny_compact: Path) -> None:
+    child, address = start("--model", tiny_compact, "--timeout", "1")
+    try:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as stalled:
+            head = "POST /v1/score HTTP/1.1", f"Host: {host}", "Content-Type: application/json"
+            stalled.sendall("\r\n".join([*head, "Content-Length: 100", "", "{"]).encode())
+            reply = b"".join(iter(lambda: stalled.recv(4096), b""))  # to the end of the connection
+        assert reply.startswith(b"HTTP/1.1 408")
+        assert b"the body of the request did not come within 1 s" in reply
+        assert httpx.get(f"{address}/health", timeout=30).is_success
+    finally:
+        child.terminate()
+        child.communicate(timeout=60)
 
 
 def test_wrong_use_is_one_line(tiny_compact: Path, tmp_path: Path, address: str) -> None:

@@ -9,8 +9,9 @@
     POST /                   the pickle dialects, where they are allowed
 
 Of one image the status says what was wrong with it: 415 not an image, 422 cannot be decoded or
-judged. Of several the status is 200 and each row has its own error. For all: 401 key, 413 too
-large, 429 the queue is full, 503 ending, 504 over time. No address in a request is ever fetched.
+judged. Of several the status is 200 and each row has its own error. For all: 401 key, 408 the body
+did not come, 413 too large, 429 the queue is full or bodies take too much memory, 503 ending, 504
+over time. No address in a request is ever fetched.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ OPEN_ROUTES = frozenset({"/", "/health", "/v2/health/live", "/v2/health/ready"})
 
 MOST_IMAGES = 256  # of one request
 BODY_FACTOR = 4 / 3  # of base64
+MOST_BODIES = 8  # of full size at once, of smaller ones as many as take no more memory,
+LEAST_HELD = 2**30  # and however small they must be, so many bytes
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -66,7 +69,7 @@ class Settings:
         max_pixels: of one image.
         queue: most images that wait; more are refused with 429.
         batch: most images of a batch; wait: seconds that a batch waits for more.
-        timeout: seconds until a request is given up.
+        timeout: seconds until a request is given up: for its body, and again for its scores.
         api_key: what requests must bring, if anything.
         allow_pickle: answer pickled requests too.
         isolate: decode in child processes.
@@ -86,6 +89,11 @@ class Settings:
     def max_body(self) -> int:
         """Bytes of a request."""
         return int(8 * self.max_bytes * BODY_FACTOR)
+
+    @property
+    def max_held(self) -> int:
+        """Bytes of all requests that are not answered."""
+        return max(MOST_BODIES * self.max_body, LEAST_HELD)
 
     @property
     def max_images(self) -> int:
@@ -477,27 +485,43 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class _TooLarge(Exception):
-    pass
+class _Refused(Exception):
+    """The body is not taken; the argument is the reply."""
+
+    def __init__(self, reply: JSONResponse) -> None:
+        self.reply = reply
 
 
 class _Gate:
-    """Before every route: the key, the size of the body, the metrics and the log."""
+    """Before every route: the key, the size and time of the body, the metrics and the log."""
 
     def __init__(self, app: Any, *, settings: Settings, state: Any) -> None:
         self._app, self._settings, self._state = app, settings, state
+        self._held = 0  # bytes of all requests that are not answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status, taken, begun = time.perf_counter(), [500], [0], [False]
+        whole = [False]
 
         async def counted() -> MutableMapping[str, Any]:
-            message = await receive()
-            taken[0] += len(message.get("body", b""))
+            if whole[0]:  # from here on a message says that the client has left
+                return await receive()
+            left = started + self._settings.timeout - time.perf_counter()
+            try:
+                message = await asyncio.wait_for(receive(), left)
+            except asyncio.TimeoutError as error:
+                raise _Refused(self._too_late()) from error
+            size = len(message.get("body", b""))
+            taken[0] += size
+            self._held += size
             if taken[0] > self._settings.max_body:
-                raise _TooLarge
+                raise _Refused(self._too_large())
+            if self._held > self._settings.max_held:
+                raise _Refused(self._too_full())
+            whole[0] = not message.get("more_body", False)
             return message
 
         async def noted(message: MutableMapping[str, Any]) -> None:
@@ -511,10 +535,11 @@ class _Gate:
                 await self._app(scope, counted, noted)
             else:
                 await refusal(scope, receive, noted)
-        except _TooLarge:
+        except _Refused as refused:
             if not begun[0]:
-                await self._too_large()(scope, receive, noted)
+                await refused.reply(scope, receive, noted)
         finally:
+            self._held -= taken[0]
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
             service: Service | None = getattr(self._state, "service", None)
@@ -549,6 +574,14 @@ class _Gate:
         if length.isdigit() and int(length) > self._settings.max_body:
             return self._too_large()
         return None
+
+    def _too_late(self) -> JSONResponse:
+        detail = f"the body of the request did not come within {self._settings.timeout:g} s"
+        return JSONResponse({"detail": detail}, 408, {"Connection": "close"})
+
+    def _too_full(self) -> JSONResponse:
+        headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+        return JSONResponse({"detail": "too many bytes wait"}, 429, headers)
 
     def _too_large(self) -> JSONResponse:
         return JSONResponse(
