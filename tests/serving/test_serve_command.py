@@ -113,3 +113,23 @@ def test_the_page_scores_pictures(address: str, tmp_path: Path, width: int, heig
         assert all("415" in line["message"] for line in severe)  # the one that is no image
         shot = Image.open(io.BytesIO(page.get_screenshot_as_png()))
         assert shot.width >= min(width, 390)
+
+
+def test_the_page_shows_the_status_of_an_answer_that_is_no_json(
+    address: str, tmp_path: Path
+) -> None:
+    """A proxy before the service refuses a file in HTML; the page showed a parse error."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PICTURE)
+    with browser(tmp_path / "profile", width=800, height=800) as window:
+        page: Any = window
+        page.get(address)
+        page.execute_script(
+            "window.fetch = async () => new Response('<h1>Too large</h1>', {status: 413})"
+        )
+        page.find_element("id", "files").send_keys(str(picture))
+        WebDriverWait(page, 60).until(lambda one: one.find_elements("css selector", ".error"))
+        shown = page.find_element("css selector", ".error").text
+        assert shown == "the server answered with status 413"
