@@ -516,7 +516,10 @@ def _groups(ordered: list[Chunk], most: int) -> Iterator[list[Chunk]]:
 
 
 def _fingerprint(units: list[Unit]) -> str:
-    """Return a hash of the places, rows and sizes of a source."""
+    """Return a hash of a source: the places, rows, and sizes of containers.
+
+    Not of single pictures: one that failed may be mended between two runs.
+    """
     digest = hashlib.sha256()
     for unit in units:
         digest.update(unit.to_json().encode())
