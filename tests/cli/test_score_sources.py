@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -126,3 +127,25 @@ def test_addresses_in_a_table_are_followed(
     rows = pq.read_table(out).to_pylist()
     assert [row["score"] for row in rows] == [*wanted, None]
     assert "no such file" in rows[-1]["error"]
+
+
+def test_a_table_of_addresses_may_lie_at_one(
+    tmp_path: Path, tiny_compact: Path, wanted: list[object], bucket: str
+) -> None:
+    urls = [f"{bucket}/{name}" for name in PICTURES]
+    pq.write_table(pa.table({"url": urls, "name": list(PICTURES)}), tmp_path / "t.parquet")
+    fsspec.filesystem("memory").put(str(tmp_path / "t.parquet"), "/renders/tables/t.parquet")
+    for place in (f"file://{tmp_path}/t.parquet", f"{bucket}/tables/t.parquet", f"{bucket}/tables"):
+        result = score(place, "--column", "url", model=tiny_compact)
+        assert result.exit_code == 0, result.stderr
+        rows = rows_of(result.stdout)
+        assert [row["score"] for row in rows] == wanted
+        assert [row["path"] for row in rows] == urls
+    named = score(
+        f"{bucket}/tables/t.parquet", "--column", "url", "--id", "name", model=tiny_compact
+    )
+    assert [row["path"] for row in rows_of(named.stdout)] == list(PICTURES)
+    for words in ([f"{bucket}/tables/t.csv"], [f"{bucket}/tables/t.parquet", "--keep-columns"]):
+        refused = score(*words, "--column", "url", model=tiny_compact)
+        assert refused.exit_code == 2
+        assert "this machine" in refused.stderr

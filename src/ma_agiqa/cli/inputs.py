@@ -7,7 +7,8 @@
     -          paths on stdin, one per line, relative to the working folder
     TABLE      with --column: the paths in that column of a CSV, Parquet or Excel file,
                relative to the table's folder or to --root, or addresses; the other columns on
-               request. Or of a Parquet file the images themselves
+               request. Or of a Parquet file the images themselves. At an
+               address: Parquet files, archives, and folders of them
     SOURCE     an address such as s3://bucket/folder, a tar or zip archive, a saved data set: see
                `data/sources.py`
 
@@ -224,6 +225,16 @@ class Listing:
         from ma_agiqa.data import sources
         from ma_agiqa.data.samples import stream_rows
 
+        if sources.is_address(word):
+            if word.lower().endswith((".csv", ".xlsx")):
+                raise UsageError(
+                    f"at an address --column reads Parquet tables, {word} is none",
+                    remedy="copy it to this machine",
+                )
+            if self._keep:
+                raise UsageError("--keep-columns needs a table that lies on this machine")
+            yield from self._of_source(word)
+            return
         if not word.lower().endswith(TABLE_SUFFIXES):
             raise UsageError(
                 f"--column reads CSV, Parquet and Excel tables, {word} is none",
@@ -280,7 +291,9 @@ def count(words: list[str], column: str | None = None, root: Path | None = None)
     try:
         if column is None and any(word == "-" or sources.is_source(word) for word in words):
             return None
-        if column is not None and any(sources.is_table_of_images(word, column) for word in words):
+        if column is not None and any(
+            sources.is_address(word) or sources.is_table_of_images(word, column) for word in words
+        ):
             return None
         return sum(1 for _ in Listing(words, column=column, root=root))
     except MAAGIQAError:
