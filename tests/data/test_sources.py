@@ -211,6 +211,19 @@ def test_a_tar_that_is_cut_off_gives_what_is_before_and_says_so(tmp_path: Path, 
         items[-1].read()
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_tar_that_is_damaged_between_its_members_says_so(tmp_path: Path, cut: bool) -> None:
+    place = PLACES["tar"](tmp_path)
+    data = bytearray(place.read_bytes())
+    at = data.index(b"003.png")
+    data[at] ^= 1  # the header's checksum is wrong
+    place.write_bytes(data[: at + 100] if cut else data)
+    *whole, last = (item for unit in sources.plan(str(place)) for item in unit.items())
+    assert [item.read() for item in whole] == list(PICTURES.values())[:3]
+    with pytest.raises(ImageError, match="cut off after 3 images"):
+        last.read()
+
+
 def test_a_damaged_member_of_a_zip_costs_its_row(tmp_path: Path) -> None:
     place = PLACES["zip"](tmp_path)
     data = bytearray(place.read_bytes())

@@ -348,11 +348,25 @@ def _saved_files(folder: str) -> list[str]:
         ) from error
 
 
+_DAMAGED = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar; behind the first, `tarfile` takes a damaged header for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(archive)
+        except _DAMAGED as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def _from_tar(unit: Unit) -> Iterator[Item]:
     place, found = unit.places[0], 0
     with _opened(place) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
+            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
                 for member in tar:
                     if not member.isfile() or not images.is_image_path(member.name):
                         continue
