@@ -203,6 +203,18 @@ def test_models_are_compared_with_the_baseline_image_by_image(desk: Path) -> Non
     assert comparison["over_splits"]["method"] == "corrected resampled t"
 
 
+def test_results_of_other_images_are_not_compared(desk: Path) -> None:
+    """Predictions were paired by place alone."""
+    benchmark(desk, HEAD, A, PROBE, PEER)
+    (path,) = (desk / "out/cells").glob("peer-on-a-random-1-*.json")
+    cell = json.loads(path.read_text())
+    cell["judgements"][0]["names"].reverse()
+    path.write_text(json.dumps(cell))
+    done = benchmark(desk, HEAD, A, PROBE, PEER, status=2)
+    assert "peer on a random-1 is of other images than its split" in done.stderr
+    assert path.name in done.stderr
+
+
 def test_finished_jobs_stay_and_a_killed_run_goes_on(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

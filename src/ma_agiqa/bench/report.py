@@ -317,11 +317,21 @@ def _comparisons(
 
 
 def _predictions(members: Sequence[Result]) -> dict[str, Floats]:
-    """Return split -> predictions (K, n) of every seed that has them, in the split's order."""
+    """Return split -> predictions (K, n) of every seed that has them, in the split's order.
+
+    Raises:
+        DataError: a finished cell is of other images than its split.
+    """
     rows: dict[str, list[tuple[float, ...]]] = {}
     for result in members:
         if result.error is None:
-            rows.setdefault(result.job.split, []).append(result.evaluations[0].pred)
+            job, own = result.job, result.evaluations[0]
+            if own.names != job.data.judged(job.split).name or len(own.pred) != len(own.names):
+                raise DataError(
+                    f"the result of {job.title} is of other images than its split",
+                    remedy=f"delete {job.key}.json in the folder of cells and run again",
+                )
+            rows.setdefault(job.split, []).append(own.pred)
     return {split: np.array(pred, dtype=np.float64) for split, pred in rows.items()}
 
 
