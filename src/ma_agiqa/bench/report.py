@@ -33,9 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t
 
-from ma_agiqa.bench.job import Evaluation
+from ma_agiqa.bench.job import Evaluation, LoadedDataset
 from ma_agiqa.bench.literature import PUBLISHED, Published
 from ma_agiqa.bench.run import Outcome, Result
+from ma_agiqa.data.datasets import DATASETS
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.files import write_atomically
@@ -49,6 +50,7 @@ def write(outcome: Outcome, out: Path, *, command: str) -> str:
     """Write results.json and results.md into a folder; return the text of the second.
 
     Raises:
+        DataError: a finished cell is of other images than its split.
         OutputError: they cannot be written.
     """
     summary = summarise(outcome)
@@ -166,8 +168,9 @@ class Row:
     """A model on one kind of split of a data set.
 
     Attributes:
+        registry: of the data set, in our registry, if papers report on the same score; else None.
         trained_on: name of the data set it learned on; None for what does not learn here.
-        protocol: kind of split: `paper`, `ipce`, `prompt`, `random`, `all`.
+        protocol: kind of split, see `kind_of`.
         splits, cells, failed: how many splits and runs there are, and how many runs failed.
         caveats: of all runs, each once.
     """
@@ -175,6 +178,7 @@ class Row:
     model: str
     kind: str
     data: str
+    registry: str | None
     trained_on: str | None
     protocol: str
     splits: int
@@ -223,7 +227,7 @@ def summarise(outcome: Outcome) -> Summary:
     for result in results:
         job = result.job
         groups.setdefault((job.model.name, job.data.name, kind_of(job.split)), []).append(result)
-    known = {data.samples.dataset for data in outcome.datasets}
+    known = {_registry_name(data) for data in outcome.datasets}
     return Summary(
         title=grid.title,
         part=grid.part,
@@ -235,9 +239,15 @@ def summarise(outcome: Outcome) -> Summary:
     )
 
 
+def _registry_name(data: LoadedDataset) -> str | None:
+    """Return the name under which papers report on the score of a data set, if they do."""
+    usual = data.target == next(iter(data.samples.targets))
+    return data.data if usual and data.data in DATASETS else None
+
+
 def kind_of(split: str) -> str:
-    """Return `ipce` of `ipce-01`, `paper` of `paper`."""
-    return split.partition("-")[0]
+    """Return `ipce` of `ipce-01`, `random-8-2` of `random-8-2-0`, `unseen` of `unseen-glide`."""
+    return re.sub(r"(?<=\bunseen)-.+|-\d+$", "", split)
 
 
 def _own_row(members: Sequence[Result]) -> Row:
@@ -245,7 +255,7 @@ def _own_row(members: Sequence[Result]) -> Row:
     job = members[0].job
     own = [result.evaluations[0] for result in members if result.error is None]
     trained_on = job.data.name if job.model.learns else None
-    return _row(members, own, data=job.data.name, trained_on=trained_on)
+    return _row(members, own, data=job.data, trained_on=trained_on)
 
 
 def _cross_rows(members: Sequence[Result]) -> Iterator[Row]:
@@ -254,18 +264,23 @@ def _cross_rows(members: Sequence[Result]) -> Iterator[Row]:
     for other in job.others:
         judged = [e for r in members for e in r.evaluations[1:] if e.data == other.name]
         if judged:
-            yield _row(members, judged, data=other.name, trained_on=job.data.name)
+            yield _row(members, judged, data=other, trained_on=job.data.name)
 
 
 def _row(
-    members: Sequence[Result], judged: Sequence[Evaluation], *, data: str, trained_on: str | None
+    members: Sequence[Result],
+    judged: Sequence[Evaluation],
+    *,
+    data: LoadedDataset,
+    trained_on: str | None,
 ) -> Row:
     job = members[0].job
     caveats = [caveat for evaluation in judged for caveat in evaluation.report["caveats"]]
     return Row(
         model=job.model.name,
         kind=job.model.kind,
-        data=data,
+        data=data.name,
+        registry=_registry_name(data),
         trained_on=trained_on,
         protocol=kind_of(job.split),
         splits=len({result.job.split for result in members}),
@@ -409,7 +424,7 @@ def _section(summary: Summary, data: str, protocol: str) -> Iterator[str]:
     """Yield the table of one data set and kind of split: our rows, then those of papers."""
     yield f"## {data}, split {protocol}"
     rows = [row for row in summary.rows if (row.data, row.protocol) == (data, protocol)]
-    published = [row for row in summary.published if row.data == data]
+    published = [row for row in summary.published if row.data == rows[0].registry]
     published.sort(key=lambda row: row.protocol != protocol)  # the nearest protocol first
     cells = [_row_cells(row) for row in rows]
     cells += [_published_cells(row, protocol) for row in published]
