@@ -15,6 +15,7 @@ from ma_agiqa.errors import DataError, ModelError, OutputError, UsageError
 from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
 from ma_agiqa.training import data
+from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
 from ma_agiqa.training.run import TrainRequest, train
 from support import scored_pictures
@@ -131,6 +132,26 @@ def test_the_run_folder_tells_what_happened(table: Path, tmp_path: Path) -> None
     best = max(line["srcc"] for line in lines)
     state = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert state["best"] == best
+
+
+def test_an_epoch_without_a_figure_is_beaten_by_any_other(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN of a first epoch once stayed the best for ever, as no number is greater."""
+    figures = iter([float("nan"), float("nan"), -0.5, float("nan"), -0.7])
+
+    def validate(trainer: Trainer) -> dict[str, float]:
+        return {"srcc": next(figures), "plcc_raw": 0.1}
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    recipe = Recipe(epochs=5, batch_size=8, crop=32)
+    with pytest.raises(KeyboardInterrupt):
+        train(request(table, tmp_path / "run", recipe=recipe), observer=Watcher(stop_after=2))
+    train(request(table, tmp_path / "run", recipe=recipe, resume=True), observer=Watcher())
+    assert torch.load(tmp_path / "run/state.pt", weights_only=True)["best"] == -0.5
+    assert "epoch 3, SRCC -0.5000" in (tmp_path / "run/model/README.md").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["srcc"] for line in lines] == [None, None, -0.5, None, -0.7]
 
 
 def test_a_folder_with_a_run_is_not_overwritten_or_confused(table: Path, tmp_path: Path) -> None:

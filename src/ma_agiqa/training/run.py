@@ -7,6 +7,7 @@ test part of the split is never read. Of several processes the first alone write
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from contextlib import closing
@@ -176,7 +177,7 @@ def _run_epochs(
         line["seconds"] = round(time.perf_counter() - started, 2)
         history.append(line)
         figure = _selected_by(recipe, line)
-        better = best is None or figure > best
+        better = best is None or _is_better(figure, best)
         if better:
             best = figure
         if trainer.distributed.first:
@@ -197,6 +198,11 @@ def _save(
     backbone = run.request.backbone if run.start.directory is None else None
     card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
     checkpoint.save(run.model, trainer.kept, config, card=card)
+
+
+def _is_better(figure: float, best: float) -> bool:
+    """Say whether an epoch is better than the best one; any number is better than NaN."""
+    return figure > best or (math.isnan(best) and not math.isnan(figure))
 
 
 def _selected_by(recipe: Recipe, line: dict[str, Any]) -> float:

@@ -1,7 +1,7 @@
 """The folder of one training run: what is in it, and how it survives a kill.
 
 OUT/run.json     the settings and digests of the data; a resumed run must have the same
-OUT/log.jsonl    one line per finished epoch
+OUT/log.jsonl    one line per finished epoch; a figure that is undefined is null
 OUT/curves/      the same for TensorBoard, when it is installed
 OUT/state.pt     all that the next epoch needs, replaced whole after each epoch
 OUT/model/       the model directory of the best epoch so far on the validation part
@@ -40,6 +40,7 @@ from ma_agiqa.config import ModelConfig, ScoreInterval
 from ma_agiqa.data.splits import Split
 from ma_agiqa.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from ma_agiqa.evaluation.conformal import score_interval
+from ma_agiqa.evaluation.report import without_nan
 from ma_agiqa.features.store import FeatureStore
 from ma_agiqa.files import Lock, atomic_path, lock_folder, write_atomically
 from ma_agiqa.lmm.encoder import fingerprint_of, to_record
@@ -170,7 +171,7 @@ class Run:
         self._draw(history)
 
     def _write_log(self, history: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in history)
+        lines = "".join(json.dumps(without_nan(line), allow_nan=False) + "\n" for line in history)
         write_atomically(self.folder / "log.jsonl", lines)
 
     def tell(self, observer: Observer) -> None:
