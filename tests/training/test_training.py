@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ma_agiqa.models import checkpoint
 from ma_agiqa.training import data
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
-from ma_agiqa.training.run import TrainRequest, train
+from ma_agiqa.training.run import TrainRequest, choose_precision, train
 from support import scored_pictures
 
 TINY = Recipe(epochs=2, batch_size=4, crop=32, distorted=2, ranking=0.5)
@@ -257,6 +258,49 @@ def test_a_run_is_not_resumed_with_other_data(table: Path, tmp_path: Path) -> No
 def test_a_seed_out_of_range_is_refused(table: Path, tmp_path: Path, seed: int) -> None:
     with pytest.raises(UsageError, match="a seed lies in"):
         request(table, tmp_path, seed=seed)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_auto_takes_bfloat16_where_hardware_multiplies_it_and_the_recipe_allows_it(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or fast
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
+    for device in (torch.device("cuda"), torch.device("cpu")):
+        taken = {n: choose_precision("auto", device, mixed=r.mixed_precision)
+                 for n, r in RECIPES.items()}  # fmt: skip
+        assert taken.pop("paper") == "float32"
+        assert set(taken.values()) == {"bfloat16" if fast else "float32"}
+        assert choose_precision("bfloat16", device, mixed=False) == "bfloat16"
+    assert choose_precision("auto", torch.device("mps"), mixed=True) == "float32"
+
+
+def test_a_run_resumes_in_the_precision_that_it_started_in(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    auto = request(table, tmp_path / "run", precision="auto")
+    with pytest.raises(KeyboardInterrupt):
+        train(auto, observer=Watcher(stop_after=1))
+    resumed = replace(auto, resume=True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    with pytest.raises(UsageError, match="started with precision 'float32', not 'bfloat16'"):
+        train(resumed, observer=Watcher())
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    # As earlier versions wrote it.
+    path = tmp_path / "run" / "run.json"
+    settings = json.loads(path.read_text())
+    settings["precision"] = "auto"
+    del settings["recipe"]["mixed_precision"]
+    path.write_text(json.dumps(settings))
+    watcher = Watcher()
+    train(resumed, observer=watcher)
+    assert watcher.notes[0] == "the run does not say its precision: going on in float32"
+    assert [line["epoch"] for line in watcher.lines] == [2]
+    assert "Precision: float32" in (tmp_path / "run/model/README.md").read_text()
 
 
 def test_one_folder_takes_one_training_at_a_time(table: Path, tmp_path: Path) -> None:

@@ -37,7 +37,13 @@ Seed = Annotated[int, typer.Option(help="Of weights, order and crops.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change one recipe value: key=value.")
 ]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32 or bfloat16; auto takes bfloat16 where the hardware multiplies it, but for "
+        "the recipe paper."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")]
 
 Also = Annotated[

@@ -55,6 +55,7 @@ class Recipe:
         map_weight: weight, within it, of the place: where only a part of a copy is distorted,
             the map has to be lower there.
         drop: dropout rate before the heads.
+        mixed_precision: whether `--precision auto` may take bfloat16.
         select: validation figure that chooses the epoch: `srcc`, `srcc+plcc`, or `last`.
     """
 
@@ -83,6 +84,7 @@ class Recipe:
     distortion_weight: float = 0.5
     map_weight: float = 0.3
     drop: float = 0.1
+    mixed_precision: bool = True
     select: str = "srcc"
 
     def __post_init__(self) -> None:
@@ -158,6 +160,7 @@ RECIPES: dict[str, Recipe] = {
         ema=0.0,
         loss="mse",
         correlation=0.0,
+        mixed_precision=False,
         select="srcc+plcc",
     ),
     "modern": Recipe(

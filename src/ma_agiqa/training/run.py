@@ -57,7 +57,7 @@ class TrainRequest:
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
         target: which human score; None takes the data set's own default.
         also: further data sets to learn from; the model's scale is that of `data`.
-        precision: `auto`, `float32` or `bfloat16`.
+        precision: `auto`, `float32` or `bfloat16`, see `choose_precision`.
     """
 
     data: str
@@ -126,12 +126,15 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     """
     distributed = Distributed(request.device)
     distributed.rows(request.recipe)  # what is wrong is said before pictures are decoded
-    choose_precision(request.precision, distributed.device)
+    recipe = request.recipe
+    precision = choose_precision(
+        request.precision, distributed.device, mixed=recipe.mixed_precision
+    )
+    request = dataclasses.replace(request, precision=precision)  # a run resumes in the same one
     start = find_start(request.model)
     if start.directory is not None and request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
     check_arguments(start, request.network)
-    recipe = request.recipe
     if (recipe.views == "local") != (start.architecture == "compact"):
         raise UsageError(
             f"this recipe does not fit {request.model}", remedy=f"--recipe {start.recipe}"
@@ -196,7 +199,14 @@ def _save(
     interval = interval_of(sets[0], trainer.predicted)
     config = dataclasses.replace(config, training=record, interval=interval)
     backbone = run.request.backbone if run.start.directory is None else None
-    card = training_card(config, run.request.recipe, line, sets[0].split, backbone=backbone)
+    card = training_card(
+        config,
+        run.request.recipe,
+        line,
+        sets[0].split,
+        precision=trainer.precision,
+        backbone=backbone,
+    )
     checkpoint.save(run.model, trainer.kept, config, card=card)
 
 
@@ -281,18 +291,23 @@ def _trainer(
         train=train,
         val=val,
         seed=request.seed,
-        precision=choose_precision(request.precision, distributed.device),
+        precision=request.precision,
         distributed=distributed,
     )
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware multiplies it."""
+def choose_precision(name: str, device: torch.device, *, mixed: bool) -> str:
+    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware multiplies it.
+
+    Args:
+        mixed: whether `auto` may, see `Recipe.mixed_precision`.
+    """
     if name not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"unknown precision {name!r}, known: auto, float32, bfloat16")
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if mixed and fast else "float32"

@@ -101,7 +101,7 @@ class Run:
                 raise UsageError("holds no run to resume", path=self.folder)
             self.notes.append("no epoch had finished: starting from the beginning")
         if request.resume:
-            _require_same(settings, self._settings())
+            self.notes += _require_same(settings, self._settings())
         self._first = first
         self._writer: Callable[[dict[str, Any]], None] | None = None
         self._lock: Lock | None = None
@@ -232,9 +232,15 @@ def _read(path: Path) -> dict[str, Any]:
     return written
 
 
-def _require_same(path: Path, own: dict[str, Any]) -> None:
-    written = _read(path)
+def _require_same(path: Path, own: dict[str, Any]) -> list[str]:
+    """Refuse other settings than those of the run; return what is not known of them."""
+    written, notes = _read(path), []
     written.pop(CONTENT, None)
+    if written.get("precision") == "auto":  # of a version that did not note what it took
+        written["precision"] = own["precision"]
+        notes.append(f"the run does not say its precision: going on in {own['precision']}")
+    if isinstance(recipe := written.get("recipe"), dict):
+        recipe.setdefault("mixed_precision", own["recipe"]["mixed_precision"])
     for key in {**own, **written}:
         if written.get(key) != own.get(key):
             raise UsageError(
@@ -242,6 +248,7 @@ def _require_same(path: Path, own: dict[str, Any]) -> None:
                 path=path,
                 remedy="resume with the same settings, or start another run with another --out",
             )
+    return notes
 
 
 def training_record(
@@ -337,11 +344,13 @@ def training_card(
     best: dict[str, Any],
     split: Split,
     *,
+    precision: str,
     backbone: str | None = None,
 ) -> str:
     """Return the card's text (Markdown with the Hub's metadata block).
 
     Args:
+        precision: `float32` or `bfloat16`.
         backbone: where the weights of the vision transformer came from; None without one.
         best: the log line of the epoch whose weights the card goes with, or of the fit.
     """
@@ -380,7 +389,7 @@ Predicts the mean opinion score that people would give an AI-generated image, on
 - Training data: {trained.dataset}, target `{trained.target}`, split `{trained.split}`,
   {trained.images} images. {split.protocol}.
   {" ".join(split.caveats)}
-{in_words(config.training)}{semantics}- Recipe: {settings}.
+{in_words(config.training)}{semantics}- Recipe: {settings}. Precision: {precision}.
 - {chosen}, SRCC {best["srcc"]:.4f}, raw PLCC
   {best["plcc_raw"]:.4f}. The split that selects is not the one that reports: see the
   evaluation of the test part.
