@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import pickle
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import ma_agiqa
+from ma_agiqa.errors import UsageError
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.serving import app as service
 from ma_agiqa.serving.app import Settings, create_app
@@ -219,6 +222,23 @@ def test_a_key_is_needed_where_there_is_one(scorer: Scorer) -> None:
         for path in ("/", "/health", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).is_success
         assert client.post("/", content=pickle.dumps({"images": [PICTURES[0]]})).status_code == 401
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("needs", "remedy"), [("needs_hash", "--lmm NAME"), ("quotes_prompts", "score --prompt")]
+)
+def test_a_model_that_needs_more_than_the_image_is_refused(
+    scorer: Scorer, needs: str, remedy: str
+) -> None:
+    """Every image would fail, the one that warms the service up first of all."""
+    other = copy.copy(scorer)
+    semantics = {"needs_hash": False, "quotes_prompts": False, needs: True}
+    other.semantics = SimpleNamespace(**semantics)  # type: ignore[assignment]
+    with pytest.raises(UsageError, match=remedy):
+        create_app(other)
 
 
 # Load

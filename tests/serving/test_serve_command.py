@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ma_agiqa.errors import ModelError
+from ma_agiqa.scorer import Scorer
 from support.browser import browser
 from support.command_line import run
 from support.encoding import encoded
@@ -75,6 +77,28 @@ def test_wrong_use_is_one_line(tiny_compact: Path, tmp_path: Path, address: str)
         result = run("serve", "--model", tiny_compact, "--device", "cpu", *words)
         assert result.exit_code == 2, result.output
         assert reason in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("CUDA error: no kernel\nmore of it"), "a plain image: CUDA error: no kernel"),
+        (ModelError("is damaged", path="lmm/one.safetensors"), "lmm/one.safetensors: is damaged"),
+    ],
+)
+def test_a_model_that_fails_at_once_is_told_as_itself(
+    tiny_compact: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    """It was a traceback, and then a port that could not be listened at."""
+
+    def score(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Scorer, "score", score)
+    result = run("serve", "--model", tiny_compact, "--device", "cpu", "--port", "0")
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.endswith(told)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 800)])

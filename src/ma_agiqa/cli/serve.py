@@ -19,8 +19,14 @@ from ma_agiqa.errors import MissingExtraError, OutputError, UsageError
 def serve(
     model: options.Model = "compact",
     revision: options.Revision = None,
-    store: options.Store = None,
-    lmm: options.Lmm = None,
+    lmm: Annotated[
+        str | None,
+        typer.Option(
+            "--lmm",
+            help="LMM that computes semantic features, for a model that takes them: mplug-owl2, a "
+            "checkpoint directory, a Hub id.",
+        ),
+    ] = None,
     dtype: options.Dtype = None,
     device: options.Device = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -68,7 +74,6 @@ def serve(
     scorer = load(
         model,
         revision=revision,
-        store=store,
         lmm=lmm,
         dtype=dtype,
         device=device,
@@ -117,6 +122,8 @@ def serve(
             timeout_graceful_shutdown=int(timeout) + 5,
         )
     )
+    # uvicorn would print the traceback of what is one line below.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.failure is None)
     # uvicorn raises the signal again once it has ended; by then all is done.
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda number, frame: None)
@@ -125,6 +132,9 @@ def serve(
     except (OSError, SystemExit) as error:
         if server.started:
             raise
+        failure = app.state.failure
+        if failure is not None:
+            raise failure from failure.__cause__
         raise OutputError(
             "cannot listen there", path=f"{host}:{port}", remedy="choose another --host or --port"
         ) from error

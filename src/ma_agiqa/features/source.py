@@ -284,7 +284,7 @@ def open_source(
         raise UsageError(
             f"{config.name} needs semantic features ({', '.join(config.questions)}) from one "
             f"source, given {' and '.join(given) or 'none'}",
-            remedy="--lmm NAME|DIR computes them, --store DIR takes extracted ones",
+            remedy="--lmm NAME|DIR computes them, --store DIR (not in `serve`) has extracted ones",
         )
     questions = from_record(config.questions, source=config.name)
     if store is not None:

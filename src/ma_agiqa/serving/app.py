@@ -39,7 +39,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 
-from ma_agiqa.errors import UsageError
+from ma_agiqa.errors import MAAGIQAError, UsageError, first_line
 from ma_agiqa.images import FORMATS, Limits, decode, format_of
 from ma_agiqa.isolation import IsolatedDecoder
 from ma_agiqa.scorer import Scorer
@@ -157,12 +157,23 @@ class Service:
         return self.ready and not self.draining
 
     def warm_up(self) -> None:
-        """Score a plain image; from then on the service is ready."""
+        """Score a plain image; from then on the service is ready.
+
+        Raises:
+            UsageError: it cannot be scored.
+        """
         file = BytesIO()
         Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(file, "PNG")
-        score = self.batcher.submit(file.getvalue()).result()
-        if score.error is not None:
-            raise UsageError(f"the model cannot score a plain image: {score.error}")
+        try:
+            wrong = self.batcher.submit(file.getvalue()).result().error
+        except MAAGIQAError:
+            raise
+        except Exception as error:  # of the model, the device or the LMM: whatever it is
+            raise UsageError(
+                f"the model cannot score a plain image: {first_line(error)}"
+            ) from error
+        if wrong is not None:
+            raise UsageError(f"the model cannot score a plain image: {wrong}")
         self.ready = True
 
     def close(self) -> None:
@@ -203,13 +214,35 @@ class Service:
 
 
 def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
-    """Return the service as an ASGI application; its threads start with it."""
+    """Return the service as an ASGI application; its threads start with it.
+
+    What keeps it from starting is left in `app.state.failure` too.
+
+    Raises:
+        UsageError: the model needs more than the image that a request brings.
+    """
     settings = settings or Settings()
+    semantics = scorer.semantics
+    if semantics is not None and semantics.needs_hash:
+        raise UsageError(
+            f"a service of {scorer.name} is sent new images, of which a store has no features",
+            remedy="give the LMM that computes them: --lmm NAME|DIR",
+        )
+    if semantics is not None and semantics.quotes_prompts:
+        raise UsageError(
+            f"the questions of {scorer.name} quote the prompt of an image, and requests bring none",
+            remedy="serve a model without such questions, or use `ma-agiqa score --prompt`",
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(scorer, settings)
-        await run_in_threadpool(service.warm_up)
+        try:
+            await run_in_threadpool(service.warm_up)
+        except Exception as error:
+            app.state.failure = error
+            await run_in_threadpool(service.close)
+            raise
         yield
         await run_in_threadpool(service.close)
 
@@ -219,6 +252,7 @@ def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
         description="Quality scores for AI-generated images that agree with people.",
         lifespan=lifespan,
     )
+    app.state.failure = None
     _add_routes(app, scorer)
     _add_rewards(app, settings)
     app.add_middleware(_Gate, settings=settings, state=app.state)
