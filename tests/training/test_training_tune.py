@@ -130,6 +130,9 @@ def test_what_cannot_be_tuned_says_why(table: Path, model: Path, tmp_path: Path)
         tune(table, tmp_path / "a", Path("compcat"))
     with pytest.raises(UsageError, match="leave out --network"):
         tune(table, tmp_path / "b", model, network=("drop=0",))
+    for backbone in ("random", "published"):
+        with pytest.raises(UsageError, match="leave out --backbone"):
+            tune(table, tmp_path / "b", model, backbone=backbone)
     with pytest.raises(ModelError, match="not a model directory"):
         tune(table, tmp_path / "c", table.parent)
     with pytest.raises(UsageError, match="leave out --store"):

@@ -56,11 +56,11 @@ Also = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--backbone",
-        help="Start of the trunk: published (ImageNet), random, or for a vision transformer a "
-        "safetensors file.",
+        help="Start of a new network's trunk: published (ImageNet, the default), random, or for a "
+        "vision transformer a safetensors file.",
     ),
 ]
 Store = Annotated[
@@ -90,7 +90,7 @@ def train(
     device: options.Device = "auto",
     precision: Precision = "auto",
     resume: Resume = False,
-    backbone: Backbone = "published",
+    backbone: Backbone = None,
     store: Store = None,
     network: Network = None,
     also: Also = None,

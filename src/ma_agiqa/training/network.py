@@ -80,12 +80,12 @@ def find_start(model: str) -> Start:
     )
 
 
-def initial_network(start: Start, config: ModelConfig, *, backbone: str) -> QualityNetwork:
+def initial_network(start: Start, config: ModelConfig, *, backbone: str | None) -> QualityNetwork:
     """Return the network a training begins with; random weights come from torch's generator."""
     if start.directory is not None:
         return checkpoint.load(start.directory)[0]
     model = checkpoint.build(config)
-    model.load_backbone(backbone)
+    model.load_backbone(backbone or "published")
     return model
 
 

@@ -51,7 +51,8 @@ class TrainRequest:
         root: folder the data set lies in.
         out: folder of the run.
         model: name in `registry.MODELS`, or a model directory or Hub id to be fine-tuned.
-        backbone: start of the network's trunk, see `QualityNetwork.load_backbone`.
+        backbone: start of a new network's trunk, see `QualityNetwork.load_backbone`; None is
+            `published`.
         store: feature store, for networks that take semantic vectors.
         network: changed arguments of the network, see `network.with_arguments`.
         split: name of the split; `train` trains, `val` selects, `test` stays unread.
@@ -65,7 +66,7 @@ class TrainRequest:
     out: Path
     recipe: Recipe
     model: str = "compact"
-    backbone: str = "published"
+    backbone: str | None = None
     store: Path | None = None
     network: tuple[str, ...] = ()
     split: str = "paper"
@@ -132,8 +133,12 @@ def train(request: TrainRequest, *, observer: Observer) -> Path:
     )
     request = dataclasses.replace(request, precision=precision)  # a run resumes in the same one
     start = find_start(request.model)
-    if start.directory is not None and request.network:
+    if start.directory is None:
+        request = dataclasses.replace(request, backbone=request.backbone or "published")
+    elif request.network:
         raise UsageError("a trained model brings its own network: leave out --network")
+    elif request.backbone is not None:
+        raise UsageError("a trained model brings its own weights: leave out --backbone")
     check_arguments(start, request.network)
     if (recipe.views == "local") != (start.architecture == "compact"):
         raise UsageError(
@@ -198,14 +203,13 @@ def _save(
     record = training_record(run.start, sets, trainer.predicted)
     interval = interval_of(sets[0], trainer.predicted)
     config = dataclasses.replace(config, training=record, interval=interval)
-    backbone = run.request.backbone if run.start.directory is None else None
     card = training_card(
         config,
         run.request.recipe,
         line,
         sets[0].split,
         precision=trainer.precision,
-        backbone=backbone,
+        backbone=run.request.backbone,
     )
     checkpoint.save(run.model, trainer.kept, config, card=card)
 

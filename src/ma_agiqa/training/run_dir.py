@@ -210,6 +210,8 @@ class Run:
             "recipe": dataclasses.asdict(request.recipe),
         }
         # Left out where they do not apply, as in runs of versions that did not know them.
+        if request.backbone is not None:
+            settings["backbone"] = request.backbone
         if request.network:
             settings["network"] = list(request.network)
         if request.also:
@@ -239,6 +241,8 @@ def _require_same(path: Path, own: dict[str, Any]) -> list[str]:
     if written.get("precision") == "auto":  # of a version that did not note what it took
         written["precision"] = own["precision"]
         notes.append(f"the run does not say its precision: going on in {own['precision']}")
+    if "backbone" in own:  # nor this
+        written.setdefault("backbone", own["backbone"])
     if isinstance(recipe := written.get("recipe"), dict):
         recipe.setdefault("mixed_precision", own["recipe"]["mixed_precision"])
     for key in {**own, **written}:
