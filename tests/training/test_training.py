@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from ma_agiqa.errors import DataError, ModelError, OutputError, UsageError
+from ma_agiqa.errors import DataError, ImageError, ModelError, OutputError, UsageError
 from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
+from ma_agiqa.models.registry import MODELS
 from ma_agiqa.training import data
 from ma_agiqa.training.loop import Trainer
 from ma_agiqa.training.recipe import RECIPES, Recipe, with_settings
@@ -193,6 +194,37 @@ def test_wrong_options_are_found_before_a_picture_is_decoded(
         train(request(table, tmp_path / "run", recipe=Recipe(batch_size=64)), observer=Watcher())
 
 
+def test_images_beyond_the_limit_are_checked_at_the_start_and_never_kept(
+    table: Path, tmp_path: Path
+) -> None:
+    paths = [table.parent / f"{number:02d}.png" for number in range(0, 12, 2)]  # of 40 x 40
+    preprocess, size = MODELS["compact"].blueprint.preprocess, 40 * 40 * 3
+
+    def images(limit: int) -> data.TrainingImages:
+        return data.TrainingImages(paths, preprocess=preprocess, content_side=32, limit_bytes=limit)
+
+    def held(one: data.TrainingImages) -> int:
+        return sum(p.nbytes for kept in (one._kept, one._reduced) for p in kept.values())
+
+    whole, part = images(1 << 20), images(3 * size + 32 * 32 * 3)
+    assert held(part) == 3 * size
+    for position in (*range(6), *range(6)):
+        views = [
+            one.view(position, TINY, distorted=False, rng=np.random.default_rng(position))
+            for one in (whole, part)
+        ]
+        assert np.array_equal(views[0].crop, views[1].crop)
+        assert views[0].whole is not None
+        assert np.array_equal(views[0].whole, views[1].whole)
+    assert held(whole) == 6 * (size + 32 * 32 * 3)
+    assert held(part) == 3 * size + 32 * 32 * 3
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"not a picture")
+    paths.append(damaged)
+    with pytest.raises(ImageError, match=r"damaged\.png"):
+        images(3 * size)
+
+
 def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.csv"
     copy.write_text(table.read_text())
@@ -301,6 +333,20 @@ def test_a_run_resumes_in_the_precision_that_it_started_in(
     assert watcher.notes[0] == "the run does not say its precision: going on in float32"
     assert [line["epoch"] for line in watcher.lines] == [2]
     assert "Precision: float32" in (tmp_path / "run/model/README.md").read_text()
+
+
+def test_a_run_resumes_only_from_the_same_backbone(table: Path, tmp_path: Path) -> None:
+    asked = request(table, tmp_path / "run", recipe=Recipe(epochs=1, batch_size=8, crop=32))
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, observer=Watcher(stop_after=0))
+    other = replace(asked, resume=True, backbone=None)
+    with pytest.raises(UsageError, match="started with backbone 'random', not 'published'"):
+        train(other, observer=Watcher())
+    path = tmp_path / "run" / "run.json"
+    settings = json.loads(path.read_text())
+    del settings["backbone"]  # as earlier versions wrote it
+    path.write_text(json.dumps(settings))
+    train(replace(asked, resume=True), observer=Watcher())
 
 
 def test_one_folder_takes_one_training_at_a_time(table: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ fitted afterwards, on validation images, from the model's score to the set's own
 
 Decoding costs more than cropping, so each image is decoded once and kept as uint8 at the size the
 network sees. What does not fit the limit is decoded again at each use. Views are made in threads,
-ahead of need. An image that cannot be read ends the training with its name before the first
-step, not in the middle of the night. All chance of an image's view follows from (seed, epoch, place
-in the epoch), so it does not depend on the number of threads or processes.
+ahead of need. All images are decoded at the start: one that cannot be read ends the training with
+its name before the first step, not in the middle of the night. All chance of an image's view
+follows from (seed, epoch, place in the epoch), so it does not depend on the number of threads or
+processes.
 
 Shapes: n images, B images of a batch, S data sets, K questions, F width of their vectors.
 """
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -318,7 +320,7 @@ class TrainingImages:
         paths: the image files.
         preprocess: brings each image to the size the network sees.
         content_side: of the reduced whole that `local` views show beside the crop.
-        limit_bytes: how much may be kept; the rest is decoded at each use.
+        limit_bytes: how much may be kept, reduced wholes included; the rest is made at each use.
         workers: threads that decode and make views.
     """
 
@@ -339,13 +341,11 @@ class TrainingImages:
         )
         self._kept: dict[int, RGB] = {}
         self._reduced: dict[int, RGB] = {}
-        size = 0
+        self._free, self._lock = limit_bytes, Lock()
         with one_thread():
+            # All are decoded, also beyond the limit: a damaged one is named now.
             for position, pixels in enumerate(self.pool.map(self._decode, range(len(paths)))):
-                size += pixels.nbytes
-                if size > limit_bytes:
-                    break
-                self._kept[position] = pixels
+                self._keep(self._kept, position, pixels)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -361,10 +361,18 @@ class TrainingImages:
         rgb, side = self[position], self.content_side
         if side is None:
             return global_view(rgb, recipe, rng=rng)
-        if position not in self._reduced:
-            self._reduced[position] = reduce_whole(rgb, side=side)
-        reduced = self._reduced[position]
+        reduced = self._reduced.get(position)
+        if reduced is None:
+            reduced = reduce_whole(rgb, side=side)
+            self._keep(self._reduced, position, reduced)
         return local_view(rgb, reduced, recipe, content_side=side, distorted=distorted, rng=rng)
+
+    def _keep(self, cache: dict[int, RGB], position: int, pixels: RGB) -> None:
+        """Keep pixels if they fit what is left of the limit."""
+        with self._lock:
+            if position not in cache and pixels.nbytes <= self._free:
+                cache[position] = pixels
+                self._free -= pixels.nbytes
 
     def _decode(self, position: int) -> RGB:
         return preprocessing.fit(read_image(self.paths[position]), self.preprocess)
