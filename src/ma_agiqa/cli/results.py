@@ -6,7 +6,7 @@ keeps rows while a run goes on).
 
 CSV and Parquet have columns for `TABLE_KEYS` and what was kept of a table, not for `INTERVAL`.
 
-A path whose bytes are not UTF-8 is written with `\\xNN` in CSV and Parquet, which must be
+A path whose bytes are not UTF-8 is written with `\\udcNN` in CSV and Parquet, which must be
 UTF-8, and with JSON's escapes in JSON lines.
 """
 
