@@ -5,8 +5,8 @@
 Random features with the spectrum of an LMM's (variance falls as one over rank) are written to
 a memory-mapped file in float16, as a feature store maps its shards; 7:1:2 of them train, choose
 and are predicted. Reading a store and the bootstrap are not part of the time. The flops counted
-are those of the Gram matrix's upper half and of its factors; the machine's rate is that of one
-matrix product of the same kind, measured just before.
+are those of the Gram matrix's upper half and of the Lanczos products; the machine's rate is that
+of one matrix product of the same kind, measured just before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ma_agiqa.evaluation.probe import ALPHAS, fit_ridge
+from ma_agiqa.evaluation.probe import ALPHAS, RidgePath, fit_ridge
 from ma_agiqa.files import write_atomically
 from ma_agiqa.provenance import environment
 
@@ -58,13 +58,14 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         predicted = path.predict(features[val:])[:, int(errors.argmin())]
         seconds = time.perf_counter() - started
         cpu = time.process_time() - cpu
-    flops = counted(train, options.features)
+    flops = counted(path, train, options.features)
     report = {
         "command": shlex.join(["python", "benchmarks/probe.py", *argv]),
         "environment": asdict(environment()),
         "images": options.images,
         "features": options.features,
         "form": path.form,
+        "lanczos_steps": path.steps,
         "strengths_asked": len(ALPHAS),
         "strengths_solved": len(path.alphas),
         "strength": path.alphas[int(errors.argmin())],
@@ -116,10 +117,12 @@ def matmul_rate(size: int = 4096) -> float:
     return 3 * 2 * 1024 * size**2 / (time.perf_counter() - started)
 
 
-def counted(n: int, width: int) -> float:
-    """Return the flops of the Gram matrix's upper half and of its factors, one for each alpha."""
+def counted(path: RidgePath, n: int, width: int) -> float:
+    """Return the flops of the Gram matrix's upper half and of the Lanczos steps."""
     side = min(n, width)
-    return n * width * side + len(ALPHAS) * side**3 / 3  # two for each of half the entries
+    gram = n * width * side  # two for each of half the entries
+    orthogonal = 4 * path.steps**2 * side  # twice against all earlier vectors, two ways
+    return float(gram + 2 * side**2 * path.steps + orthogonal)
 
 
 def peak_bytes() -> int:

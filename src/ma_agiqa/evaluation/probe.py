@@ -15,16 +15,19 @@ feature has variance one, the mean eigenvalue of the covariance of z is one, and
 measured against that, whatever the number of images or features.
 
 The solution stands in the smaller of two Gram matrices: features x features (primal) where
-there are more images than features, images x images (dual) where there are fewer. It is made once
-and factorised for each alpha (Cholesky).
+there are more images than features, images x images (dual) where there are fewer. There is one
+right-hand side, so one tridiagonalisation of that matrix from it (Lanczos, every vector kept
+orthogonal to all earlier ones) solves the system for every alpha; it stops when the residual of
+each is negligible. A full eigendecomposition gives the same predictions (to 2e-9) and takes
+several times as long (`benchmarks/probe.py`).
 
-Features keep the dtype they are stored in; blocks of them are standardised when they are needed.
-Arithmetic is float64 where that costs seconds; above `DOUBLE_PRODUCTS` it is float32, whose
-rounding moves predictions at alpha 1 by less than 1e-5 of the scores' deviation, at the smallest
-alpha by less than 1e-2.
+Memory stays small: features keep the dtype they are stored in, blocks of them are standardised
+when they are needed. Arithmetic is float64 where that costs seconds; above `DOUBLE_PRODUCTS` the
+Gram matrix and its products are float32, whose rounding moves predictions at alpha 1 by less
+than 1e-5 of the scores' deviation, at the smallest alpha by less than 1e-2.
 
 Shapes: n images, K questions, D width of a vector or of the features, m = min(n, D) side of the
-Gram matrix, S alphas.
+Gram matrix, S alphas, k Lanczos steps.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import eigh_tridiagonal
 
 from ma_agiqa.data.samples import Samples, require_images
 from ma_agiqa.data.splits import Split
@@ -54,8 +57,11 @@ Form = Literal["primal", "dual"]
 ALPHAS = tuple(float(10.0**half) for half in np.arange(-3.0, 5.01, 0.5))
 """The grid: half decades around one, which is the mean variance of a feature."""
 
-ROWS = 2048  # of a block: 64 MB in float32 at 8192 features
+ROWS = 1024  # of a block: 32 MB in float32 at 8192 features
+TOLERANCE = 1e-8  # of the residual, relative to the right-hand side
+CHECK_EVERY = 10  # Lanczos steps between looks at the residual
 DOUBLE_PRODUCTS = 1e11  # of the Gram matrix: 2,000 x 2,000 of 25,000 terms
+MAX_STEPS = 2000  # of Lanczos; alphas not solved by then are left out
 
 Floats = NDArray[np.float64]
 Matrix: TypeAlias = "NDArray[np.floating]"
@@ -104,6 +110,7 @@ class RidgePath:
         weights: (D, S), for standardised features.
         intercept: the mean score of the training part.
         form: which Gram matrix it was solved in.
+        steps: Lanczos steps taken.
     """
 
     standardise: Standardisation
@@ -111,6 +118,7 @@ class RidgePath:
     weights: Matrix
     intercept: float
     form: Form
+    steps: int
 
     def predict(self, features: NDArray[np.generic]) -> Floats:
         """Return the predictions for features (n, D) at every alpha, (n, S)."""
@@ -154,9 +162,9 @@ def fit_ridge(
     wanted = np.sort(np.asarray(alphas, dtype=np.float64))
     if chosen == "primal":
         gram, right = _primal(features, centred, standardise, kind)
-        weights = solve_shifted(gram, right, wanted)
+        weights, steps = solve_shifted(gram, right, wanted)
     else:
-        solution = solve_shifted(_dual(features, standardise, kind), centred / n, wanted)
+        solution, steps = solve_shifted(_dual(features, standardise, kind), centred / n, wanted)
         weights = _across(features, solution, standardise, kind)
     return RidgePath(
         standardise=standardise,
@@ -164,28 +172,57 @@ def fit_ridge(
         weights=weights.astype(kind),
         intercept=intercept,
         form=chosen,
+        steps=steps,
     )
 
 
-def solve_shifted(matrix: Matrix, right: Floats, shifts: Floats) -> Matrix:
-    """Solve (matrix + shift) x = right for every shift, (m, S).
+def solve_shifted(matrix: Matrix, right: Floats, shifts: Floats) -> tuple[Floats, int]:
+    """Solve (matrix + shift) x = right for every shift; return x, (m, S), and the steps taken.
 
-    The smallest shifts are left out where rounding has made the sum singular, so S may be less than
-    the number of shifts.
+    Small shifts take the most steps; those not solved within `MAX_STEPS` are left out, so S
+    may be less than the number of shifts. It is at least one.
 
     Args:
-        matrix: symmetric, no eigenvalue below zero, (m, m); its diagonal is overwritten.
+        matrix: symmetric, no eigenvalue below zero, (m, m).
         shifts: positive and ascending.
     """
-    diagonal, columns = matrix.diagonal().copy(), []
-    for shift in shifts[::-1]:
-        np.fill_diagonal(matrix, diagonal + shift)
-        try:
-            factor = cho_factor(matrix, check_finite=False)
-        except LinAlgError:
-            break
-        columns.append(cho_solve(factor, right.astype(matrix.dtype), check_finite=False))
-    return np.stack(columns[::-1], axis=1)
+    norm = float(np.linalg.norm(right))
+    if norm == 0:
+        return np.zeros((len(right), len(shifts))), 0
+    limit = min(len(right), MAX_STEPS)
+    basis = np.empty((min(limit, 64), len(right)))
+    basis[0] = right / norm
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    while True:
+        k = len(diagonal)
+        following = (matrix @ basis[k].astype(matrix.dtype)).astype(np.float64)
+        diagonal.append(float(basis[k] @ following))
+        for _ in range(2):  # once leaves rounding of the size of what it removed
+            following -= (basis[: k + 1] @ following) @ basis[: k + 1]
+        length = float(np.linalg.norm(following))
+        k += 1
+        exhausted = k == limit or length <= 1e-12 * max(diagonal)
+        if exhausted or k % CHECK_EVERY == 0:
+            inner = _inner(diagonal, off_diagonal, shifts)
+            solved = np.abs(length * inner[-1]) <= TOLERANCE
+            # The Krylov space holds the whole solution when it has no direction left.
+            if solved.all() or (exhausted and k == len(right)) or length == 0:
+                return norm * (basis[:k].T @ inner), k
+            if exhausted:
+                keep = max(1, int(solved.sum()))
+                return norm * (basis[:k].T @ inner[:, -keep:]), k
+        if k == len(basis):
+            basis = np.concatenate([basis, np.empty((min(k, limit - k), len(right)))])
+        basis[k] = following / length
+        off_diagonal.append(length)
+
+
+def _inner(diagonal: list[float], off_diagonal: list[float], shifts: Floats) -> Floats:
+    """Solve (T + shift) f = first unit vector, T tridiagonal (k, k), for every shift; (k, S)."""
+    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(off_diagonal))
+    inner: Floats = vectors @ (vectors[0][:, None] / (values.clip(min=0)[:, None] + shifts))
+    return inner
 
 
 def _primal(
@@ -194,14 +231,20 @@ def _primal(
     standardise: Standardisation,
     dtype: type[np.floating],
 ) -> tuple[Matrix, Floats]:
-    """Return ZᵀZ / n, (D, D), and Zᵀ y / n, (D,)."""
+    """Return ZᵀZ / n, (D, D), and Zᵀ y / n, (D,); only the upper tiles are multiplied."""
     n, width = features.shape
-    gram, right = np.zeros((width, width), dtype=dtype), np.zeros(width)
-    for start in range(0, n, ROWS):
-        z = standardise(features[start : start + ROWS], dtype)
-        right += z.T @ centred[start : start + ROWS].astype(dtype)
+    gram = np.zeros((width, width), dtype=dtype)
+    right = np.zeros(width)
+    start = 0
+    for block in blocks(features, rows=2 * ROWS):
+        z = standardise(block, dtype)
+        right += z.T @ centred[start : start + len(z)].astype(dtype)
+        start += len(z)
         z /= dtype(np.sqrt(n))
-        gram += z.T @ z
+        for tile in _tiles(width):
+            gram[tile, tile.start :] += z[:, tile].T @ z[:, tile.start :]
+    for tile in _tiles(width):
+        gram[tile.stop :, tile] = gram[tile, tile.stop :].T
     return gram, right / n
 
 
@@ -211,18 +254,20 @@ def _dual(
     """Return Z Zᵀ / n, (n, n)."""
     n, width = features.shape
     gram = np.zeros((n, n), dtype=dtype)
-    for start in range(0, width, ROWS):
-        columns = slice(start, start + ROWS)
+    for columns in _tiles(width):
         part = Standardisation(standardise.mean[columns], standardise.scale[columns])
         z = part(features[:, columns], dtype)
         z /= dtype(np.sqrt(n))
-        gram += z @ z.T
+        for tile in _tiles(n):
+            gram[tile, tile.start :] += z[tile] @ z[tile.start :].T
+    for tile in _tiles(n):
+        gram[tile.stop :, tile] = gram[tile, tile.stop :].T
     return gram
 
 
 def _across(
     features: NDArray[np.generic],
-    solution: Matrix,
+    solution: Floats,
     standardise: Standardisation,
     dtype: type[np.floating],
 ) -> Floats:
@@ -236,10 +281,15 @@ def _across(
     return weights
 
 
-def blocks(features: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+def blocks(features: NDArray[np.generic], *, rows: int = ROWS) -> Iterator[NDArray[np.generic]]:
     """Yield features (n, D) a few rows at a time."""
-    for start in range(0, len(features), ROWS):
-        yield features[start : start + ROWS]
+    for start in range(0, len(features), rows):
+        yield features[start : start + rows]
+
+
+def _tiles(size: int) -> Iterator[slice]:
+    for start in range(0, size, ROWS):
+        yield slice(start, min(start + ROWS, size))
 
 
 def _check_regression(
@@ -317,6 +367,7 @@ class Probe:
                 for trial in self.trials
             ],
             "form": self.path.form,
+            "steps": self.path.steps,
             "features": len(self.path.weights),
             "vectors": list(self.vectors),
             "encoder": self.encoder,
