@@ -80,7 +80,7 @@ class SingleThreadPool:
             torch.get_num_threads()  # a thread takes its number when it first asks for it, for good
             all_there.wait()
 
-        with one_thread():
+        with _One.lock, one_thread():
             list(self._pool.map(start, range(count)))
 
     def map(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
@@ -89,19 +89,28 @@ class SingleThreadPool:
         Raises:
             Exception: what `work` raised for the first piece that failed.
         """
-        return list(self._pool.map(work, pieces))
+        with one_thread():
+            return list(self._pool.map(work, pieces))
 
 
-_ONE_THREAD = threading.RLock()
+class _One:
+    """Who wants torch to use one thread, and how many it used before the first of them."""
+
+    lock = threading.RLock()
+    wanted, before = 0, 1
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Have torch use one thread in threads that start now, and in this one, for a while."""
-    with _ONE_THREAD:
-        before = torch.get_num_threads()
+    with _One.lock:
+        if not _One.wanted:
+            _One.before = torch.get_num_threads()
+        _One.wanted += 1
         torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        with _One.lock:
+            _One.wanted -= 1
+            torch.set_num_threads(_One.before)
