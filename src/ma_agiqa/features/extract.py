@@ -259,19 +259,16 @@ class _Run:
             return
         self.done.extracted += 1
         self.on_image()
-        for _ in self._taken(item)[1:]:
+        for _ in (self._copies[item.key] or ())[1:]:
             self._count_present()
         self._copies[item.key] = None
-
-    def _taken(self, item: _Item) -> list[str]:
-        return self._copies.pop(item.key, None) or [item.path]
 
     def _count_present(self) -> None:
         self.done.present += 1
         self.on_image()
 
     def _refuse(self, item: _Item, why: str) -> None:
-        for path in self._taken(item):
+        for path in self._copies.pop(item.key) or ():
             self._fail(path, why)
 
     def _fail(self, path: str, why: str) -> None:

@@ -126,8 +126,8 @@ def undo(record: Path) -> tuple[list[Step], list[Step]]:
         OutputError: it cannot be written.
     """
     done, left = [], []
-    moved = _moved(record)
-    for step in reversed(moved.values()):
+    told = _told(record)
+    for step in filter(None, reversed(told.values())):
         try:
             if step.target.exists() or not step.source.exists():
                 raise FileExistsError
@@ -136,24 +136,19 @@ def undo(record: Path) -> tuple[list[Step], list[Step]]:
             done.append(step)
         except OSError:
             left.append(step)
-    rest = [
-        line
-        for line in record.read_text(encoding="utf-8").splitlines()
-        if moved.get(line) not in done
-    ]
-    write_atomically(record, "".join(f"{line}\n" for line in rest))
+    rest = (f"{line}\n" for line, step in told.items() if step not in done)
+    write_atomically(record, "".join(rest))
     return done, left
 
 
-def _moved(record: Path) -> dict[str, Step]:
-    """Return the moves of a record, by their line."""
+def _told(record: Path) -> dict[str, Step | None]:
+    """Return the lines of a record, each with the move that it tells of; None of a copy."""
     try:
         lines = record.read_text(encoding="utf-8").splitlines()
         told = {line: json.loads(line) for line in lines}
         return {
-            line: Step(Path(one["to"]), Path(one["moved"]))
+            line: None if "copied" in one else Step(Path(one["to"]), Path(one["moved"]))
             for line, one in told.items()
-            if "copied" not in one
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
