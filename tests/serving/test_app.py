@@ -21,8 +21,9 @@ from starlette.testclient import TestClient
 import ma_agiqa
 from ma_agiqa.errors import UsageError
 from ma_agiqa.scorer import Scorer
-from ma_agiqa.serving import app as service
-from ma_agiqa.serving.app import Settings, create_app
+from ma_agiqa.serving import service
+from ma_agiqa.serving.app import create_app
+from ma_agiqa.serving.service import Settings
 from ma_agiqa.types import COVERAGE, Score
 from support.encoding import encoded
 

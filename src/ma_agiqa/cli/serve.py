@@ -65,7 +65,8 @@ def serve(
     try:
         import uvicorn
 
-        from ma_agiqa.serving.app import Settings, create_app
+        from ma_agiqa.serving.app import create_app
+        from ma_agiqa.serving.service import Settings
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
     from ma_agiqa.scorer import load

@@ -1,4 +1,4 @@
-"""The service: routes, limits, status codes, metrics. One scorer, one batcher.
+"""The routes of the service and their status codes.
 
     POST /v1/score           images as multipart files or base64 JSON -> rows of results
     GET  /v2/health/live     the process runs;  /v2/health/ready: it has scored, and takes requests
@@ -16,16 +16,10 @@ over time. No address in a request is ever fetched.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import json
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,184 +27,21 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
-from PIL import Image
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import generate_latest
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 
-from ma_agiqa.errors import MAAGIQAError, UsageError, first_line
-from ma_agiqa.images import FORMATS, Limits, decode, format_of
-from ma_agiqa.isolation import IsolatedDecoder
+from ma_agiqa.errors import UsageError
+from ma_agiqa.images import FORMATS, format_of
 from ma_agiqa.scorer import Scorer
 from ma_agiqa.serving import contracts
-from ma_agiqa.serving.batcher import RETRY_SECONDS, Batcher, Closed, Full
-from ma_agiqa.types import RGB, Score
+from ma_agiqa.serving.gate import Gate
+from ma_agiqa.serving.service import MOST_IMAGES, Service, Settings, too_many
+from ma_agiqa.types import Score
 from ma_agiqa.version import __version__
 
 PAGE = Path(__file__).with_name("page.html")
-LOG = logging.getLogger("ma_agiqa.serving")
-OPEN_ROUTES = frozenset({"/", "/health", "/v2/health/live", "/v2/health/ready"})
-"""Routes that need no key: the page itself, and what an orchestrator polls."""
-
-MOST_IMAGES = 256  # of one request
-BODY_FACTOR = 4 / 3  # of base64
-MOST_BODIES = 8  # of full size at once, of smaller ones as many as take no more memory,
-LEAST_HELD = 2**30  # and however small they must be, so many bytes
-LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Limits of a service.
-
-    Attributes:
-        max_bytes: of one image, and of a whole request eight times that.
-        max_pixels: of one image.
-        queue: most images that wait; more are refused with 429.
-        batch: most images of a batch; wait: seconds that a batch waits for more.
-        timeout: seconds until a request is given up: for its body, and again for its scores.
-        api_key: what requests must bring, if anything.
-        allow_pickle: answer pickled requests too.
-        isolate: decode in child processes.
-    """
-
-    max_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
-    queue: int = 256
-    batch: int = 8
-    wait: float = 0.005
-    timeout: float = 30.0
-    api_key: str | None = None
-    allow_pickle: bool = False
-    isolate: bool = True
-
-    @property
-    def max_body(self) -> int:
-        """Bytes of a request."""
-        return int(8 * self.max_bytes * BODY_FACTOR)
-
-    @property
-    def max_held(self) -> int:
-        """Bytes of all requests that are not answered."""
-        return max(MOST_BODIES * self.max_body, LEAST_HELD)
-
-    @property
-    def max_images(self) -> int:
-        """Images of a request: more than the queue holds could never be taken."""
-        return min(MOST_IMAGES, self.queue)
-
-
-class Metrics:
-    """What Prometheus asks for."""
-
-    def __init__(self, waiting: Callable[[], int]) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "ma_agiqa_requests", "Requests", ["route", "status"], registry=registry
-        )
-        self.images = Counter("ma_agiqa_images", "Images scored", registry=registry)
-        self.errors = Counter("ma_agiqa_errors", "Images refused", ["kind"], registry=registry)
-        self.batches = Histogram(
-            "ma_agiqa_batch_size",
-            "Images of a batch",
-            buckets=(1, 2, 4, 8, 16, 32),
-            registry=registry,
-        )
-        self.waits = Histogram(
-            "ma_agiqa_wait_seconds", "Wait of an image", buckets=LATENCIES, registry=registry
-        )
-        self.latency = Histogram(
-            "ma_agiqa_request_seconds", "Time of a request", buckets=LATENCIES, registry=registry
-        )
-        Gauge("ma_agiqa_queue_length", "Images that wait", registry=registry).set_function(waiting)
-
-    def watch(self, size: int, waits: list[float]) -> None:
-        self.batches.observe(size)
-        for wait in waits:
-            self.waits.observe(wait)
-
-
-class Service:
-    """What the routes share: the batcher, the limits, the metrics, and whether it is ending."""
-
-    def __init__(self, scorer: Scorer, settings: Settings) -> None:
-        self.scorer, self.settings = scorer, settings
-        self.ready = self.draining = False
-        self._decoder: IsolatedDecoder | None = None
-        decoder: Callable[..., RGB] = decode
-        if settings.isolate:
-            decoder = self._decoder = IsolatedDecoder(scorer.workers, seconds=settings.timeout)
-        self.metrics = Metrics(lambda: self.batcher.waiting)
-        self.batcher = Batcher(
-            scorer,
-            decode=partial(decoder, limits=Limits(settings.max_bytes, settings.max_pixels)),
-            size=settings.batch,
-            wait=settings.wait,
-            capacity=settings.queue,
-            watch=self.metrics.watch,
-        )
-
-    @property
-    def accepting(self) -> bool:
-        """Whether it has scored an image and is not ending."""
-        return self.ready and not self.draining
-
-    def warm_up(self) -> None:
-        """Score a plain image; from then on the service is ready.
-
-        Raises:
-            UsageError: it cannot be scored.
-        """
-        file = BytesIO()
-        Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(file, "PNG")
-        try:
-            wrong = self.batcher.submit(file.getvalue()).result().error
-        except MAAGIQAError:
-            raise
-        except Exception as error:  # of the model, the device or the LMM: whatever it is
-            raise UsageError(
-                f"the model cannot score a plain image: {first_line(error)}"
-            ) from error
-        if wrong is not None:
-            raise UsageError(f"the model cannot score a plain image: {wrong}")
-        self.ready = True
-
-    def close(self) -> None:
-        self.draining = True
-        self.batcher.close()
-        if self._decoder is not None:
-            self._decoder.close()
-
-    async def score(self, images: list[bytes], *, explain: bool = False) -> list[Score]:
-        """Score the images of one request.
-
-        Raises:
-            HTTPException: 413, 429, 503 or 504; what was submitted before is given up.
-        """
-        if len(images) > self.settings.max_images:
-            raise _too_many(self.settings)
-        if self.draining:
-            raise HTTPException(503, "the service is ending")
-        futures = []
-        try:
-            for data in images:
-                futures.append(self.batcher.submit(data, explain=explain))
-            waiting = [asyncio.wrap_future(future) for future in futures]
-            scores = await asyncio.wait_for(asyncio.gather(*waiting), self.settings.timeout)
-        except Full as error:
-            raise HTTPException(
-                429, "too many images wait", headers={"Retry-After": str(RETRY_SECONDS)}
-            ) from error
-        except Closed as error:
-            raise HTTPException(503, "the service is ending") from error
-        except asyncio.TimeoutError as error:
-            raise HTTPException(504, f"no score within {self.settings.timeout:g} s") from error
-        finally:
-            for future in futures:
-                future.cancel()
-        self.metrics.images.inc(sum(score.error is None for score in scores))
-        return list(scores)
 
 
 def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
@@ -255,7 +86,7 @@ def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
     app.state.failure = None
     _add_routes(app, scorer)
     _add_rewards(app, settings)
-    app.add_middleware(_Gate, settings=settings, state=app.state)
+    app.add_middleware(Gate, settings=settings, state=app.state)
     return app
 
 
@@ -461,11 +292,6 @@ async def _images_of(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
     return named, explain
 
 
-def _too_many(settings: Settings) -> HTTPException:
-    most = settings.max_images
-    return HTTPException(413, f"a request holds at most {most} images; send the rest in another")
-
-
 async def _of_form(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
     try:
         async with request.form(max_files=MOST_IMAGES, max_fields=8) as form:
@@ -474,7 +300,7 @@ async def _of_form(request: Request) -> tuple[list[tuple[str, bytes]], bool]:
             named = [(file.filename or "image", await file.read()) for file in files]
     except (MultiPartException, StarletteHTTPException, UnicodeError) as error:
         if "Too many files" in str(error):  # nothing but its words sets this one apart
-            raise _too_many(request.app.state.service.settings) from error
+            raise too_many(request.app.state.service.settings) from error
         # The last is of the charset that the request names.
         raise HTTPException(400, f"the form cannot be read: {error}") from error
     return [(_name(name), data) for name, data in named], explain
@@ -512,112 +338,3 @@ def _row(name: str, score: Score, explain: bool) -> dict[str, Any]:
         row["contributions"] = score.contributions
         row["quality_map"] = None if score.map is None else np.round(score.map, 3).tolist()
     return row
-
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class _Refused(Exception):
-    """The body is not taken; the argument is the reply."""
-
-    def __init__(self, reply: JSONResponse) -> None:
-        self.reply = reply
-
-
-class _Gate:
-    """Before every route: the key, the size and time of the body, the metrics and the log."""
-
-    def __init__(self, app: Any, *, settings: Settings, state: Any) -> None:
-        self._app, self._settings, self._state = app, settings, state
-        self._held = 0  # bytes of all requests that are not answered
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status, taken, begun = time.perf_counter(), [500], [0], [False]
-        whole = [False]
-
-        async def counted() -> MutableMapping[str, Any]:
-            if whole[0]:  # from here on a message says that the client has left
-                return await receive()
-            left = started + self._settings.timeout - time.perf_counter()
-            try:
-                message = await asyncio.wait_for(receive(), left)
-            except asyncio.TimeoutError as error:
-                raise _Refused(self._too_late()) from error
-            size = len(message.get("body", b""))
-            taken[0] += size
-            self._held += size
-            if taken[0] > self._settings.max_body:
-                raise _Refused(self._too_large())
-            if self._held > self._settings.max_held:
-                raise _Refused(self._too_full())
-            whole[0] = not message.get("more_body", False)
-            return message
-
-        async def noted(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                status[0], begun[0] = message["status"], True
-            await send(message)
-
-        try:
-            refusal = self._refusal(scope)
-            if refusal is None:
-                await self._app(scope, counted, noted)
-            else:
-                await refusal(scope, receive, noted)
-        except _Refused as refused:
-            if not begun[0]:
-                await refused.reply(scope, receive, noted)
-        finally:
-            self._held -= taken[0]
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "other")
-            service: Service | None = getattr(self._state, "service", None)
-            if service is not None:
-                service.metrics.requests.labels(route, str(status[0])).inc()
-                service.metrics.latency.observe(seconds)
-            line = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status[0],
-                "ms": round(1000 * seconds, 1),
-                "bytes": taken[0],
-            }
-            LOG.info(json.dumps(line))
-
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        key = self._settings.api_key
-        free = scope["path"] in OPEN_ROUTES and scope["method"] in ("GET", "HEAD")
-        if key is not None and not free:
-            given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(
-                b"Bearer "
-            )
-            if not hmac.compare_digest(given, key.encode()):
-                return JSONResponse(
-                    {"detail": "this service needs a key: Authorization: Bearer KEY"},
-                    401,
-                    {"WWW-Authenticate": "Bearer"},
-                )
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._settings.max_body:
-            return self._too_large()
-        return None
-
-    def _too_late(self) -> JSONResponse:
-        detail = f"the body of the request did not come within {self._settings.timeout:g} s"
-        return JSONResponse({"detail": detail}, 408, {"Connection": "close"})
-
-    def _too_full(self) -> JSONResponse:
-        headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-        return JSONResponse({"detail": "too many bytes wait"}, 429, headers)
-
-    def _too_large(self) -> JSONResponse:
-        return JSONResponse(
-            {"detail": f"the request has over {self._settings.max_body:,} bytes"}, 413
-        )
