@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ma_agiqa.data import datasets, splits
 from ma_agiqa.errors import DataError, ImageError, ModelError, OutputError, UsageError
 from ma_agiqa.files import lock_folder
 from ma_agiqa.models import checkpoint
@@ -238,6 +239,20 @@ def test_data_that_cannot_train_says_why(table: Path, tmp_path: Path) -> None:
     flat.write_text("image,score\n" + "".join(f"{n:02d}.png,3\n" for n in range(60)))
     with pytest.raises(DataError, match="same score"):
         train(request(flat, tmp_path / "c"), observer=Watcher())
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_missing_picture_is_told_before_any_is_decoded(
+    part: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(table.parent, tmp_path / "copy") / table.name
+    samples = datasets.load(str(copy), copy.parent)
+    split = splits.resolve("random-0", samples, copy.parent)
+    missing = samples.path[split.part(part)[0]]
+    missing.unlink()
+    monkeypatch.setattr(data, "read_image", lambda path, **limits: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=rf"1 of 48 images of {copy.stem} .*{missing.name}"):
+        train(request(copy, tmp_path / "run"), observer=Watcher())
 
 
 @pytest.mark.parametrize(

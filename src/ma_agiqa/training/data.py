@@ -209,7 +209,8 @@ def load_sets(
         scale: of the model to be fine-tuned; None takes the first set's.
 
     Raises:
-        DataError: a set or its split is incomplete, or too small, or its scores do not vary.
+        DataError: a set or its split is incomplete or too small, images to learn from or to
+            validate on are missing, or scores do not vary.
     """
     found: list[DataSet] = []
     for source in sources:
@@ -225,6 +226,7 @@ def load_sets(
         split = splits.resolve(source.split, samples, source.root)
         one = DataSet(name, samples, split, own)
         _require_learnable(one)
+        require_images(samples.subset(np.concatenate([split.train, split.val])))
         found.append(one)
     first = found[0]
     if scale is not None:
@@ -277,12 +279,9 @@ def training_part(
         config: of the model to be fine-tuned.
 
     Raises:
-        DataError: images are missing.
         FeatureError: the store lacks images.
     """
     chosen = [one.samples.subset(one.split.part(part)) for one in sets]
-    for samples in chosen:
-        require_images(samples)
     scores = [
         one.to_model(one.scores(part)) if part == "train" else one.scores(part) for one in sets
     ]
