@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_a_result_inside_its_source_is_no_part_of_it(tmp_path: Path, memory: str
         assert names[:-1] == [name for name, _ in read(first)]
         assert names[-1].endswith("/outer.png")
         assert len(read(sources.plan(f"{root}/*.png", out=root))) == 8, "the job itself refuses it"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_links_to_a_result_inside_its_source_change_nothing(tmp_path: Path) -> None:
+    root = make.folder(tmp_path / "in", PICTURES)
+    (root / "out").mkdir()
+    (root / "out/scores-00000.parquet").write_bytes(b"scores")
+    (tmp_path / "result").symlink_to(root / "out")
+    (tmp_path / "again").symlink_to(root)
+    for source in (root, tmp_path / "again"):
+        for out in (tmp_path / "result", tmp_path / "again/out", root / "out"):
+            found = [data for _, data in read(sources.plan(str(source), out=str(out)))]
+            assert found == list(PICTURES.values()), (source, out)
 
 
 def test_a_state_of_another_program_makes_no_data_set(tmp_path: Path) -> None:

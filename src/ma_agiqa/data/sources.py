@@ -296,7 +296,7 @@ def _listed(source: str, out: str | None) -> list[str]:
             return []
         root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if wild else path.rstrip("/")
         result_fs, result = (None, "") if out is None else file_system(out)
-        own = f"{result.rstrip('/')}/"
+        own = f"{(_below(root, result) if local else result).rstrip('/')}/"
         inside = result_fs == fs and not f"{root}/".startswith(own)
         named = [
             name if local else fs.unstrip_protocol(name)
@@ -311,6 +311,12 @@ def _listed(source: str, out: str | None) -> list[str]:
         if _guarded(source, lambda: fs.isfile(path)):
             return [source]  # an image without a suffix
     return places
+
+
+def _below(root: str, folder: str) -> str:
+    """Return a local folder by the name it has below `root`, if links lead it there."""
+    real_root, real = os.path.realpath(root), os.path.realpath(folder)
+    return root + real.removeprefix(real_root) if real.startswith(f"{real_root}/") else folder
 
 
 def _is_named(place: str) -> bool:
