@@ -296,7 +296,9 @@ def _listed(source: str, out: str | None) -> list[str]:
             return []
         root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if wild else path.rstrip("/")
         result_fs, result = (None, "") if out is None else file_system(out)
-        own = f"{(_below(root, result) if local else result).rstrip('/')}/"
+        if local and result_fs == fs:
+            result = _below(root or "/", result)
+        own = f"{result.rstrip('/')}/"
         inside = result_fs == fs and not f"{root}/".startswith(own)
         named = [
             name if local else fs.unstrip_protocol(name)
@@ -314,7 +316,7 @@ def _listed(source: str, out: str | None) -> list[str]:
 
 
 def _below(root: str, folder: str) -> str:
-    """Return a local folder by the name it has below `root`, if links lead it there."""
+    """Return a local folder by the name it has below `root`, or as it is if it lies elsewhere."""
     real_root, real = os.path.realpath(root), os.path.realpath(folder)
     return root + real.removeprefix(real_root) if real.startswith(f"{real_root}/") else folder
 
